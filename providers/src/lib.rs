@@ -1,0 +1,16 @@
+//! Places that rent GPU instances by the hour, behind one trait.
+//!
+//! The core speaks only the words exported here. Each provider's module is private, so no code
+//! outside this crate can name one.
+
+mod error;
+mod instance;
+mod market;
+mod offer;
+mod units;
+
+pub use error::{Error, ErrorKind, Result};
+pub use instance::{Endpoint, Instance, InstanceId, InstanceState, Label, Order};
+pub use market::{Capabilities, Host, Marketplace};
+pub use offer::{Gpus, Need, Offer, OfferId, Rental};
+pub use units::{Mib, Usd, UsdPerHour};

@@ -1,0 +1,59 @@
+//! The contract of a marketplace.
+
+use crate::{Instance, InstanceId, Need, Offer, Order, Result};
+use std::{fmt, time::Duration};
+
+/// What kind of thing an instance is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Host {
+    /// A container on somebody's machine: fixed image, mapped ports, root.
+    Container,
+    /// A virtual machine: a system of its own, and a driver to check.
+    Vm,
+    /// A process on the computer that we run on: it sees our files, and costs nothing.
+    ThisComputer,
+}
+
+/// What differs between marketplaces. The core reads these and never asks for a name.
+#[derive(Clone, Copy, Debug)]
+pub struct Capabilities {
+    /// Its name: what a user types, and what is written into the ledger.
+    pub name: &'static str,
+    /// What its instances are.
+    pub host: Host,
+    /// Whether it takes bids.
+    pub interruptible: bool,
+    /// The longest label it keeps whole.
+    pub label_limit: usize,
+    /// How long an instance may take to run.
+    pub boot_limit: Duration,
+    /// How long a new instance may be missing from [`Marketplace::instances`].
+    pub listing_lag: Duration,
+}
+
+/// A place that rents instances by the hour.
+#[async_trait::async_trait]
+pub trait Marketplace: fmt::Debug + Send + Sync {
+    /// What it can do. Never changes.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Lists what is for rent.
+    ///
+    /// `need` may be used to ask for less, or ignored: the caller checks every offer again.
+    async fn offers(&self, need: &Need) -> Result<Vec<Offer>>;
+
+    /// Rents an offer, without waiting for the instance to run.
+    ///
+    /// After `Ok`, one instance has this label. After [`Uncertain`](crate::ErrorKind::Uncertain),
+    /// one or none has. After any other error none has: an implementation that takes several
+    /// requests undoes the earlier ones. It sends the request that rents only once.
+    async fn rent(&self, order: &Order) -> Result<Instance>;
+
+    /// Lists every instance on the account that may cost money, ours or not.
+    ///
+    /// Reads every page. Half an answer is an error, never a shorter list.
+    async fn instances(&self) -> Result<Vec<Instance>>;
+
+    /// Ends a rental, without waiting for it to be over. One that is already over is `Ok`.
+    async fn release(&self, id: &InstanceId) -> Result<()>;
+}

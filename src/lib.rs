@@ -1,0 +1,5 @@
+//! Rents GPUs by the hour to do work that is priced by the piece.
+
+pub mod prompts;
+pub mod remote;
+pub mod shards;

@@ -1,0 +1,1 @@
+//! Another computer over SSH: connect, run a command, talk to it.

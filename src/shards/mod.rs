@@ -1,0 +1,1 @@
+//! Prompts out to workers, completions back to disk.

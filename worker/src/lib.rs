@@ -1,0 +1,4 @@
+//! The worker: it answers prompts on a rented machine.
+
+pub mod engine;
+pub mod native;

@@ -1,0 +1,3 @@
+//! The worker's command line.
+
+fn main() {}

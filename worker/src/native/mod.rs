@@ -1,0 +1,1 @@
+//! The model runs inside the worker.
