@@ -1,8 +1,8 @@
 //! What has been rented.
 
-use crate::{Offer, UsdPerHour};
+use crate::{Mib, Offer, UsdPerHour};
 use serde::{Deserialize, Serialize};
-use std::{fmt, time::SystemTime};
+use std::{collections::BTreeMap, fmt, time::SystemTime};
 
 /// The name we give an instance before it exists, by which it is found again.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -12,6 +12,24 @@ impl fmt::Display for Label {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// What an instance is started with.
+///
+/// Where [`Capabilities::start_script`](crate::Capabilities::start_script) is zero, `start` is
+/// not run and has to be brought over SSH; where the host is a virtual machine, `image` is the
+/// marketplace's own choice unless it is named here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Setup {
+    /// A container image with its tag, or a virtual machine's system image. Empty: the
+    /// marketplace's usual one with a GPU driver.
+    pub image: String,
+    /// A POSIX shell script, run as root at every start, before anybody can log in.
+    pub start: String,
+    /// Disk to rent.
+    pub disk: Mib,
+    /// Environment of `start`. Readable back at most marketplaces: nothing secret.
+    pub env: BTreeMap<String, String>,
 }
 
 /// All that a marketplace must know to rent an offer to us.
@@ -25,6 +43,25 @@ pub struct Order {
     pub bid: Option<UsdPerHour>,
     /// An OpenSSH public key to let in.
     pub public_key: String,
+    /// What it is started with.
+    pub setup: Setup,
+    /// When the marketplace itself should end it, where
+    /// [`Capabilities::expiry`](crate::Capabilities::expiry) says that it can.
+    pub expires: Option<SystemTime>,
+}
+
+impl Order {
+    /// An order for an offer under a label, letting a key in; the rest by default.
+    pub fn new(offer: Offer, label: Label, public_key: impl Into<String>) -> Self {
+        Self {
+            offer,
+            label,
+            bid: None,
+            public_key: public_key.into(),
+            setup: Setup::default(),
+            expires: None,
+        }
+    }
 }
 
 /// A marketplace's own name for an instance.
@@ -100,4 +137,15 @@ pub struct Instance {
     pub price: Option<UsdPerHour>,
     /// When it was rented, where the listing says so.
     pub since: Option<SystemTime>,
+    /// A second way in, for when the first is closed.
+    pub fallback: Option<Endpoint>,
+    /// The marketplace's own remark: how far it is, or what went wrong.
+    pub note: Option<String>,
+}
+
+impl Instance {
+    /// A line that says no more than this.
+    pub const fn new(id: InstanceId, label: Option<Label>, state: InstanceState) -> Self {
+        Self { id, label, state, price: None, since: None, fallback: None, note: None }
+    }
 }

@@ -10,7 +10,7 @@ mod offer;
 mod units;
 
 pub use error::{Error, ErrorKind, Result};
-pub use instance::{Endpoint, Instance, InstanceId, InstanceState, Label, Order};
+pub use instance::{Endpoint, Instance, InstanceId, InstanceState, Label, Order, Setup};
 pub use market::{Capabilities, Host, Marketplace};
-pub use offer::{Gpus, Need, Offer, OfferId, Rental};
-pub use units::{Mib, Usd, UsdPerHour};
+pub use offer::{Arch, Billing, Cuda, Gpus, Need, Network, Offer, OfferId, Rental, Traffic, Trust};
+pub use units::{Mib, Usd, UsdPerGb, UsdPerHour};

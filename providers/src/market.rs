@@ -1,10 +1,11 @@
 //! The contract of a marketplace.
 
 use crate::{Instance, InstanceId, Need, Offer, Order, Result};
+use serde::{Deserialize, Serialize};
 use std::{fmt, time::Duration};
 
 /// What kind of thing an instance is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Host {
     /// A container on somebody's machine: fixed image, mapped ports, root.
     Container,
@@ -23,8 +24,16 @@ pub struct Capabilities {
     pub host: Host,
     /// Whether it takes bids.
     pub interruptible: bool,
-    /// The longest label it keeps whole.
+    /// The longest label it keeps whole. Labels of letters, digits and dashes are kept as they are.
     pub label_limit: usize,
+    /// The longest start script it runs, in bytes. Zero where it runs none.
+    pub start_script: usize,
+    /// Whether it ends instances by itself at [`Order::expires`].
+    pub expiry: bool,
+    /// How an instance ends its own rental: a POSIX shell command, run as root on it, that needs
+    /// only what the marketplace puts inside. It exits with 0 once the marketplace has agreed.
+    /// `None` where an instance holds no credential of its own.
+    pub self_release: Option<&'static str>,
     /// How long an instance may take to run.
     pub boot_limit: Duration,
     /// How long a new instance may be missing from [`Marketplace::instances`].
