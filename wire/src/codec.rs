@@ -180,10 +180,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
 }
 
 fn cut_short(error: io::Error) -> CodecError {
-    match error.kind() {
-        io::ErrorKind::UnexpectedEof => CodecError::Truncated,
-        _ => error.into(),
-    }
+    if error.kind() == io::ErrorKind::UnexpectedEof { CodecError::Truncated } else { error.into() }
 }
 
 /// The sending end of a conversation.
@@ -197,6 +194,11 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
     /// Writes frames of this generation to `stream`.
     pub fn new(stream: W, generation: u64) -> Self {
         Self { stream, generation }
+    }
+
+    /// The stream, to be used otherwise.
+    pub fn into_inner(self) -> W {
+        self.stream
     }
 
     /// Sends [`PREAMBLE`].
@@ -254,11 +256,11 @@ mod tests {
     #[tokio::test]
     async fn what_a_shell_prints_before_the_preamble_is_skipped() {
         let mut stream = b"Welcome!\n\n\npiecework-conv\n\npiecework-conversation\n".to_vec();
-        stream.extend(encode(&ToWorker::Ping, 1).expect("it is small"));
+        stream.extend(encode(&ToWorker::Drain, 1).expect("it is small"));
         let mut reader = FrameReader::new(stream.as_slice());
         reader.skip_preamble().await.expect("it is there");
         let next = reader.next::<ToWorker>().await.expect("it is whole");
-        assert_eq!(next, Some((1, ToWorker::Ping)));
+        assert_eq!(next, Some((1, ToWorker::Drain)));
         assert!(reader.next::<ToWorker>().await.expect("it ends well").is_none());
     }
 

@@ -26,8 +26,6 @@ pub enum ToWorker {
     },
     /// Asks the worker to give up the prompts that it hasn't begun.
     Drain,
-    /// A sign of life.
-    Ping,
     /// Ends the worker.
     Quit,
 }
@@ -96,6 +94,17 @@ pub struct Completion {
     pub index: u64,
     /// What came of it.
     pub outcome: Outcome,
+}
+
+impl Completion {
+    /// About how many bytes it takes, for those who must bound how much they hold.
+    pub fn size(&self) -> usize {
+        let text = match &self.outcome {
+            Outcome::Done { body, .. } => body,
+            Outcome::Failed { reason, .. } => reason,
+        };
+        text.len() + size_of::<Self>()
+    }
 }
 
 /// What came of a prompt.

@@ -1,3 +1,59 @@
-//! The worker's command line.
+//! The worker's command line. The controller is its only user.
 
-fn main() {}
+use clap::{Parser, Subcommand};
+use std::{path::PathBuf, process::ExitCode};
+
+/// Answers prompts on a machine that piecework has rented.
+#[derive(Debug, Parser)]
+#[command(name = "piecework-worker", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Starts a worker in a folder, unless one runs there.
+    Start {
+        /// Where the worker keeps its spool, its log and its socket.
+        #[arg(long)]
+        folder: PathBuf,
+    },
+    /// Connects standard input and output with the worker of a folder.
+    Attach {
+        /// The folder that the worker was started in.
+        #[arg(long)]
+        folder: PathBuf,
+    },
+    /// Is the worker of a folder.
+    #[command(hide = true)]
+    Serve {
+        /// The folder.
+        #[arg(long)]
+        folder: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Start { folder } => worker::daemon::start(&folder),
+        Command::Attach { folder } => worker::daemon::attach(&folder),
+        Command::Serve { folder } => worker::daemon::run(&folder),
+    };
+    let Err(error) = result else {
+        return ExitCode::SUCCESS;
+    };
+    complain(&error);
+    ExitCode::FAILURE
+}
+
+#[expect(clippy::print_stderr, reason = "the controller reads the reason from standard error")]
+fn complain(error: &dyn std::error::Error) {
+    eprint!("piecework-worker: {error}");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        eprint!(": {error}");
+        cause = error.source();
+    }
+    eprintln!();
+}

@@ -1,0 +1,81 @@
+//! Brings an engine up: gets the model, loads it, and lets it work, on a thread of its own.
+
+use crate::{
+    echo::Echo,
+    engine::{Engine, EngineError, Gauge, Outlet, Prompts},
+};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    thread,
+};
+use tokio::sync::mpsc::{Receiver, Sender, UnboundedSender, channel, unbounded_channel};
+use wire::{Completion, EngineFacts, EngineKind, Job, Phase, Prompt};
+
+/// What an engine says of itself.
+#[derive(Debug)]
+pub enum News {
+    /// What it is at.
+    Phase(Phase),
+    /// It is up.
+    Up(EngineFacts),
+    /// It is of no more use, and why.
+    Broken(String),
+}
+
+/// The near ends of an engine on its thread. Dropping them ends it.
+#[derive(Debug)]
+pub struct Running {
+    /// Takes a prompt as soon as the engine can begin one.
+    pub prompts: Sender<Prompt>,
+    /// What came of them.
+    pub completions: tokio::sync::mpsc::UnboundedReceiver<Completion>,
+    /// How it is doing.
+    pub news: tokio::sync::mpsc::UnboundedReceiver<News>,
+    /// What it has counted.
+    pub gauge: Arc<Gauge>,
+}
+
+/// How many prompts lie ready for the engine beyond those it is at. They can't be given up.
+const READY: usize = 16;
+
+/// Starts bringing up what `job` asks for.
+pub fn bring_up(job: Job) -> Running {
+    let (prompts, prompts_end) = channel(READY);
+    let (completions_end, completions) = unbounded_channel();
+    let (news_end, news) = unbounded_channel();
+    let gauge = Arc::new(Gauge::default());
+    let outlet = Outlet::new(completions_end, gauge.clone());
+    let work = move || {
+        let reason =
+            match catch_unwind(AssertUnwindSafe(|| work(&job, prompts_end, outlet, &news_end))) {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => error.0,
+                Err(_) => "the engine crashed; the worker's log has the details".to_owned(),
+            };
+        drop(news_end.send(News::Broken(reason)));
+    };
+    thread::Builder::new()
+        .name("engine".to_owned())
+        .spawn(work)
+        .expect("a thread can be had before anything else runs");
+    Running { prompts, completions, news, gauge }
+}
+
+fn work(
+    job: &Job,
+    prompts: Receiver<Prompt>,
+    outlet: Outlet,
+    news: &UnboundedSender<News>,
+) -> Result<(), EngineError> {
+    // Nobody listening means that the worker is ending.
+    let tell = |item| drop(news.send(item));
+    let engine: Box<dyn Engine> = match job.engine {
+        EngineKind::Echo { pace } => Box::new(Echo::new(job.model.name.clone(), pace)),
+        EngineKind::Native => {
+            return Err(EngineError("this build has no native engine".to_owned()));
+        }
+    };
+    tell(News::Up(engine.facts()));
+    engine.run(Prompts::new(prompts), outlet)
+}

@@ -1,0 +1,287 @@
+//! The worker proper: prompts from the controller to the engine, completions to the spool and back.
+//!
+//! It is one task that owns all state and waits for whatever comes next. It goes on when nobody
+//! is connected, and talks to one controller at a time: the latest, by generation.
+
+use crate::{
+    bring_up::{News, Running, bring_up},
+    conversation::{Arrival, Conversation, Heard},
+    spool::{Spool, SpoolError},
+};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    future::pending,
+    io,
+    sync::atomic::Ordering::Relaxed,
+    time::Duration,
+};
+use tokio::{
+    net::UnixListener,
+    sync::mpsc::{OwnedPermit, Receiver, Sender, channel},
+    time::{MissedTickBehavior, interval},
+};
+use wire::{Completion, EngineFacts, Job, Phase, Prompt, Status, ToController, ToWorker, VERSION};
+
+/// Bytes of completions that go into one message.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// Completions taken from the engine at once.
+const GULP: usize = 4096;
+
+/// How often a status is sent.
+const STATUS_EVERY: Duration = Duration::from_secs(1);
+
+/// Messages from a controller that wait to be handled.
+const INBOX: usize = 4;
+
+/// Serves controllers that connect to `listener`, until one says to quit.
+pub async fn serve(listener: UnixListener, spool: Spool) -> Result<(), SpoolError> {
+    let (arrivals_end, arrivals) = channel(INBOX);
+    tokio::spawn(receive(listener, arrivals_end));
+    let (heard_end, heard) = channel(INBOX);
+    Worker::new(spool, heard_end).work(arrivals, heard).await
+}
+
+async fn receive(listener: UnixListener, arrivals: Sender<Arrival>) {
+    loop {
+        let stream: io::Result<_> = listener.accept().await;
+        let Ok((stream, _)) = stream else {
+            // Out of file descriptors, most likely; others may be given back.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let arrivals = arrivals.clone();
+        tokio::spawn(async move {
+            // Whoever can't say hello is no controller, and isn't owed an answer.
+            if let Ok(arrival) = Arrival::greet(stream).await {
+                drop(arrivals.send(arrival).await);
+            }
+        });
+    }
+}
+
+struct Worker {
+    spool: Spool,
+    generation: u64,
+    run: Option<String>,
+    job: Option<Job>,
+    engine: Option<Running>,
+    facts: Option<EngineFacts>,
+    phase: Phase,
+    /// Not yet given to the engine.
+    waiting: VecDeque<Prompt>,
+    /// All that are waiting or with the engine, by index.
+    held: BTreeSet<u64>,
+    conversation: Option<Conversation>,
+    conversations: u64,
+    heard: Sender<Heard>,
+    to_say: VecDeque<ToController>,
+    status_due: bool,
+    sent_through: u64,
+}
+
+impl Worker {
+    fn new(spool: Spool, heard: Sender<Heard>) -> Self {
+        Self {
+            spool,
+            generation: 0,
+            run: None,
+            job: None,
+            engine: None,
+            facts: None,
+            phase: Phase::Idle,
+            waiting: VecDeque::new(),
+            held: BTreeSet::new(),
+            conversation: None,
+            conversations: 0,
+            heard,
+            to_say: VecDeque::new(),
+            status_due: false,
+            sent_through: 0,
+        }
+    }
+
+    async fn work(
+        mut self,
+        mut arrivals: Receiver<Arrival>,
+        mut heard: Receiver<Heard>,
+    ) -> Result<(), SpoolError> {
+        let mut tick = interval(STATUS_EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let feed = self.engine.as_ref().filter(|_| !self.waiting.is_empty());
+            let feed = feed.map(|engine| engine.prompts.clone());
+            let out = self.conversation.as_ref().filter(|_| self.has_something_to_say());
+            let out = out.map(|conversation| conversation.out.clone());
+            tokio::select! {
+                Some(arrival) = arrivals.recv() => self.welcome(arrival).await,
+                Some((id, message)) = heard.recv() => {
+                    if self.conversation.as_ref().is_some_and(|current| current.id == id) {
+                        match message {
+                            Some(ToWorker::Quit) => return Ok(()),
+                            Some(message) => self.hear(message)?,
+                            None => self.conversation = None,
+                        }
+                    }
+                }
+                Some(permit) = permit(feed) => {
+                    permit.send(self.waiting.pop_front().expect("it is fed only then"));
+                }
+                Some(permit) = permit(out) => drop(permit.send(self.next_to_say())),
+                said = said(self.engine.as_mut()) => match said {
+                    Said::Completions(completions) => self.keep(completions)?,
+                    Said::News(news) => self.learn(news),
+                },
+                _ = tick.tick() => self.status_due = true,
+            }
+        }
+    }
+
+    async fn welcome(&mut self, arrival: Arrival) {
+        if arrival.version != VERSION {
+            arrival.dismiss(ToController::Hello { version: VERSION, held: Vec::new() }).await;
+            return;
+        }
+        if arrival.generation < self.generation {
+            arrival.dismiss(ToController::Fenced { generation: self.generation }).await;
+            return;
+        }
+        let run = self.run.get_or_insert_with(|| arrival.run.clone());
+        if *run != arrival.run {
+            let reason = format!("this worker works for the run {run}, not for {}", arrival.run);
+            arrival.dismiss(ToController::Broken { reason }).await;
+            return;
+        }
+        self.generation = arrival.generation;
+        self.conversations += 1;
+        self.conversation = Some(arrival.converse(self.conversations, self.heard.clone()));
+        // Whatever an earlier controller was told may be lost.
+        self.sent_through = 0;
+        let held = self.held.iter().copied().collect();
+        self.to_say = VecDeque::from([ToController::Hello { version: VERSION, held }]);
+        self.say_state();
+    }
+
+    fn hear(&mut self, message: ToWorker) -> Result<(), SpoolError> {
+        match message {
+            ToWorker::Work(job) if self.job.is_none() => {
+                self.engine = Some(bring_up(job.clone()));
+                self.job = Some(job);
+            }
+            ToWorker::Work(job) if self.job.as_ref() != Some(&job) => {
+                let reason = "this worker was told to work with another model".to_owned();
+                self.to_say.push_back(ToController::Broken { reason });
+            }
+            ToWorker::Prompts(prompts) => {
+                let fresh = prompts.into_iter().filter(|prompt| {
+                    !self.spool.holds(prompt.index) && self.held.insert(prompt.index)
+                });
+                self.waiting.extend(fresh);
+            }
+            ToWorker::Forget { through } => self.spool.forget(through)?,
+            ToWorker::Drain => {
+                let given_up: Vec<u64> =
+                    self.waiting.drain(..).map(|prompt| prompt.index).collect();
+                for index in &given_up {
+                    self.held.remove(index);
+                }
+                self.to_say.push_back(ToController::GivenUp(given_up));
+            }
+            // The same work again is no news, a second hello has no meaning, and a quit never
+            // gets here.
+            ToWorker::Work(_) | ToWorker::Hello { .. } | ToWorker::Quit => {}
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, completions: Vec<Completion>) -> Result<(), SpoolError> {
+        for completion in &completions {
+            self.held.remove(&completion.index);
+        }
+        self.spool.append(completions)
+    }
+
+    fn learn(&mut self, news: News) {
+        match news {
+            News::Phase(phase) => self.phase = phase,
+            News::Up(facts) => {
+                self.phase = Phase::Working;
+                self.facts = Some(facts);
+                self.say_state();
+            }
+            News::Broken(reason) => {
+                self.phase = Phase::Broken(reason);
+                self.engine = None;
+                self.say_state();
+            }
+        }
+        self.status_due = true;
+    }
+
+    /// Queues what a controller must know of the engine.
+    fn say_state(&mut self) {
+        if let Phase::Broken(reason) = &self.phase {
+            self.to_say.push_back(ToController::Broken { reason: reason.clone() });
+        } else if let Some(facts) = &self.facts {
+            self.to_say.push_back(ToController::Ready(facts.clone()));
+        }
+    }
+
+    fn has_something_to_say(&self) -> bool {
+        !self.to_say.is_empty() || self.sent_through < self.spool.last() || self.status_due
+    }
+
+    fn next_to_say(&mut self) -> ToController {
+        if let Some(message) = self.to_say.pop_front() {
+            return message;
+        }
+        if let Some((through, completions)) = self.spool.batch(self.sent_through, BATCH_BYTES) {
+            self.sent_through = through;
+            return ToController::Completions { through, completions };
+        }
+        self.sent_through = self.spool.last();
+        self.status_due = false;
+        ToController::Status(self.status())
+    }
+
+    fn status(&self) -> Status {
+        let gauge = self.engine.as_ref().map(|engine| &engine.gauge);
+        Status {
+            phase: self.phase.clone(),
+            waiting: self.waiting.len() as u64,
+            running: (self.held.len() - self.waiting.len()) as u64,
+            tokens_in: gauge.map_or(0, |gauge| gauge.tokens_in.load(Relaxed)),
+            tokens_out: gauge.map_or(0, |gauge| gauge.tokens_out.load(Relaxed)),
+        }
+    }
+}
+
+/// Room for one more in a channel; never, where there is no channel or its end is gone.
+async fn permit<T: Send>(sender: Option<Sender<T>>) -> Option<OwnedPermit<T>> {
+    match sender {
+        Some(sender) => sender.reserve_owned().await.ok(),
+        None => pending().await,
+    }
+}
+
+enum Said {
+    Completions(Vec<Completion>),
+    News(News),
+}
+
+/// The next that an engine says; never, where there is none.
+async fn said(engine: Option<&mut Running>) -> Said {
+    let Some(engine) = engine else {
+        return pending().await;
+    };
+    let mut completions = Vec::new();
+    tokio::select! {
+        // Completions first: after bad news nobody takes them.
+        biased;
+        1.. = engine.completions.recv_many(&mut completions, GULP) => {
+            Said::Completions(completions)
+        }
+        Some(news) = engine.news.recv() => Said::News(news),
+        else => pending().await,
+    }
+}

@@ -1,0 +1,254 @@
+//! The real worker binary: started, attached to, killed, and started again.
+
+use std::{
+    path::Path,
+    process::{Command as Plain, Stdio},
+    time::Duration,
+};
+use tempfile::TempDir;
+use tokio::{
+    process::{Child, ChildStdin, ChildStdout, Command},
+    time::timeout,
+};
+use wire::{
+    EngineKind, Form, FrameReader, FrameWriter, Job, Limits, Model, Outcome, Prompt, ToController,
+    ToWorker, VERSION,
+};
+
+const WORKER: &str = env!("CARGO_BIN_EXE_piecework-worker");
+
+/// A folder with a worker in it, which ends with it.
+struct Home(TempDir);
+
+impl Home {
+    fn new() -> Self {
+        let home = Self(tempfile::tempdir().expect("a folder"));
+        home.start();
+        home
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn start(&self) {
+        let started = Plain::new(WORKER).arg("start").arg("--folder").arg(self.path()).status();
+        assert!(started.expect("the worker's binary runs").success());
+    }
+
+    /// Ends the worker as a crash would.
+    fn kill(&self) {
+        let stamp = self.path().join("socket");
+        assert!(stamp.exists(), "a worker runs");
+        for process in std::fs::read_dir("/proc").expect("Linux").flatten() {
+            let cwd = std::fs::read_link(process.path().join("cwd"));
+            let pid = process.file_name().to_string_lossy().parse::<u32>();
+            if let (Ok(cwd), Ok(pid)) = (cwd, pid)
+                && cwd == self.path().canonicalize().expect("it is there")
+                && pid != std::process::id()
+            {
+                let killed = Plain::new("kill").args(["-9", &pid.to_string()]).status();
+                assert!(killed.expect("kill runs").success());
+            }
+        }
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        if self.path().join("socket").exists() {
+            self.kill();
+        }
+    }
+}
+
+/// A controller attached to a worker.
+struct Controller {
+    _child: Child,
+    reader: FrameReader<ChildStdout>,
+    writer: FrameWriter<ChildStdin>,
+}
+
+impl Controller {
+    async fn attach(home: &Home, generation: u64) -> Self {
+        let mut child = Command::new(WORKER)
+            .arg("attach")
+            .arg("--folder")
+            .arg(home.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("the worker's binary runs");
+        let mut reader = FrameReader::new(child.stdout.take().expect("it is piped"));
+        reader.skip_preamble().await.expect("a worker answers");
+        let writer = FrameWriter::new(child.stdin.take().expect("it is piped"), generation);
+        Self { _child: child, reader, writer }
+    }
+
+    /// Attaches, says hello, and returns what the worker still holds.
+    async fn greet(home: &Home, generation: u64) -> (Self, Vec<u64>) {
+        let mut controller = Self::attach(home, generation).await;
+        controller.say(ToWorker::Hello { version: VERSION, run: "run".into() }).await;
+        match controller.hear().await {
+            Some(ToController::Hello { version: VERSION, held }) => (controller, held),
+            other => panic!("{other:?} is no hello"),
+        }
+    }
+
+    async fn say(&mut self, message: ToWorker) {
+        self.writer.send(&message).await.expect("the worker listens");
+    }
+
+    async fn hear(&mut self) -> Option<ToController> {
+        let next = timeout(Duration::from_secs(30), self.reader.next()).await;
+        next.expect("the worker answers").expect("whole messages").map(|(_, message)| message)
+    }
+
+    /// Hears completions until it has all of these indices, in whatever order; returns the last
+    /// number.
+    async fn complete(&mut self, mut indices: Vec<u64>) -> u64 {
+        loop {
+            if let Some(ToController::Completions { through, completions }) = self.hear().await {
+                for completion in completions {
+                    assert!(matches!(completion.outcome, Outcome::Done { .. }), "{completion:?}");
+                    let known = indices.iter().position(|index| *index == completion.index);
+                    indices.remove(known.expect("it was asked for, and once"));
+                }
+                if indices.is_empty() {
+                    return through;
+                }
+            }
+        }
+    }
+}
+
+fn echo(pace: Option<u32>) -> ToWorker {
+    ToWorker::Work(Job {
+        engine: EngineKind::Echo { pace },
+        model: Model { name: "echo".into(), sources: Vec::new() },
+        precision: None,
+        limits: Limits::default(),
+        seed: 0,
+        defaults: "{}".into(),
+    })
+}
+
+fn prompts(indices: std::ops::Range<u64>) -> ToWorker {
+    let prompt = |index| Prompt { index, form: Form::Auto, body: r#"{"prompt":"hi"}"#.into() };
+    ToWorker::Prompts(indices.map(prompt).collect())
+}
+
+#[tokio::test]
+async fn prompts_are_answered_once_each() {
+    let home = Home::new();
+    let (mut controller, held) = Controller::greet(&home, 1).await;
+    assert!(held.is_empty());
+    controller.say(echo(None)).await;
+    controller.say(prompts(0..1000)).await;
+    controller.say(prompts(500..1500)).await;
+    controller.complete((0..1500).collect()).await;
+}
+
+#[tokio::test]
+async fn a_dropped_connection_stops_nothing_and_loses_nothing() {
+    let home = Home::new();
+    let (mut controller, _) = Controller::greet(&home, 1).await;
+    controller.say(echo(Some(200))).await;
+    controller.say(prompts(0..60)).await;
+    while !matches!(controller.hear().await, Some(ToController::Completions { .. })) {}
+    drop(controller);
+    let (mut controller, held) = Controller::greet(&home, 1).await;
+    assert!(!held.is_empty(), "it was cut in the middle");
+    // Nothing was acknowledged, so everything comes again.
+    let through = controller.complete((0..60).collect()).await;
+    controller.say(ToWorker::Forget { through }).await;
+    controller.say(prompts(60..61)).await;
+    controller.complete(vec![60]).await;
+    drop(controller);
+    let (mut controller, held) = Controller::greet(&home, 1).await;
+    assert!(held.is_empty());
+    controller.complete(vec![60]).await;
+}
+
+#[tokio::test]
+async fn a_killed_worker_still_has_what_it_had_answered() {
+    let home = Home::new();
+    let (mut controller, _) = Controller::greet(&home, 1).await;
+    controller.say(echo(None)).await;
+    controller.say(prompts(0..100)).await;
+    controller.complete((0..100).collect()).await;
+    home.kill();
+    while controller.hear().await.is_some() {}
+    home.start();
+    let (mut controller, held) = Controller::greet(&home, 1).await;
+    assert!(held.is_empty());
+    controller.complete((0..100).collect()).await;
+}
+
+#[tokio::test]
+async fn an_older_controller_is_fenced_out() {
+    let home = Home::new();
+    let (mut old, _) = Controller::greet(&home, 4).await;
+    let (mut new, _) = Controller::greet(&home, 5).await;
+    new.say(echo(None)).await;
+    while old.hear().await.is_some() {}
+    let mut late = Controller::attach(&home, 4).await;
+    late.say(ToWorker::Hello { version: VERSION, run: "run".into() }).await;
+    assert_eq!(late.hear().await, Some(ToController::Fenced { generation: 5 }));
+    new.say(prompts(0..10)).await;
+    new.complete((0..10).collect()).await;
+}
+
+#[tokio::test]
+async fn a_drain_gives_up_what_was_not_begun() {
+    let home = Home::new();
+    let (mut controller, _) = Controller::greet(&home, 1).await;
+    controller.say(echo(Some(50))).await;
+    controller.say(prompts(0..500)).await;
+    controller.say(ToWorker::Drain).await;
+    let mut answered = Vec::new();
+    let mut given_up = Vec::new();
+    while given_up.is_empty() || answered.len() + given_up.len() < 500 {
+        match controller.hear().await {
+            Some(ToController::Completions { completions, .. }) => {
+                answered.extend(completions.into_iter().map(|completion| completion.index));
+            }
+            Some(ToController::GivenUp(indices)) => given_up = indices,
+            _ => {}
+        }
+    }
+    assert!(400 < given_up.len(), "only {} were given up", given_up.len());
+    answered.extend(given_up);
+    answered.sort_unstable();
+    assert_eq!(answered, (0..500).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_stranger_and_another_version_are_turned_away() {
+    let home = Home::new();
+    drop(Controller::greet(&home, 1).await);
+    let mut stranger = Controller::attach(&home, 1).await;
+    stranger.say(ToWorker::Hello { version: VERSION, run: "another".into() }).await;
+    assert!(matches!(stranger.hear().await, Some(ToController::Broken { .. })));
+    let mut future = Controller::attach(&home, 1).await;
+    future.say(ToWorker::Hello { version: VERSION + 1, run: "run".into() }).await;
+    assert!(matches!(future.hear().await, Some(ToController::Hello { version: VERSION, .. })));
+    assert!(future.hear().await.is_none());
+}
+
+#[tokio::test]
+async fn quit_ends_the_worker() {
+    let home = Home::new();
+    let (mut controller, _) = Controller::greet(&home, 1).await;
+    controller.say(ToWorker::Quit).await;
+    while controller.hear().await.is_some() {}
+    let status = Command::new(WORKER).arg("attach").arg("--folder").arg(home.path()).output();
+    assert!(!status.await.expect("it runs").status.success(), "nobody is there");
+}
+
+#[test]
+fn starting_twice_starts_one() {
+    let home = Home::new();
+    home.start();
+}
