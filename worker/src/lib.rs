@@ -15,6 +15,7 @@ pub mod conversation;
 pub mod daemon;
 pub mod echo;
 pub mod engine;
+pub mod fetch;
 pub mod native;
 pub mod serve;
 pub mod spool;
