@@ -1,0 +1,478 @@
+//! The work queue: which prompts wait, who holds which, and what is done. Pure: no files, no time.
+//!
+//! ```text
+//! push ─▶ waiting ─take▶ held by one worker or more ─finish▶ done
+//!            ▲──────lost, give_back──────┘
+//! ```
+//!
+//! A prompt may be held by two workers, since at the end of a run an idle one is given what a slow
+//! one hasn't answered. The first answer counts. A prompt that failed is done.
+
+use super::Bits;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use wire::Prompt;
+
+/// A worker, as the run numbers them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WorkerId(pub u32);
+
+/// A prompt on its way, with what its result needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Item {
+    /// The prompt.
+    pub prompt: Prompt,
+    /// The id that its result will carry.
+    pub custom_id: String,
+    /// Its line in the input, from 1.
+    pub line: u64,
+}
+
+impl Item {
+    /// Bytes that it takes in memory, nearly.
+    pub fn bytes(&self) -> usize {
+        size_of::<Self>() + self.prompt.body.len() + self.custom_id.len()
+    }
+}
+
+/// What an answer was to the queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// The first one for its prompt: keep it.
+    First(Item),
+    /// The prompt was done already: drop it.
+    Again,
+    /// The prompt hasn't been read yet. A worker that outlived the program answers so. Keep the
+    /// answer, and finish it again after more prompts were pushed.
+    Early,
+    /// The input has no such prompt: the worker is at fault.
+    Unknown,
+}
+
+/// How the prompts stand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Prompts of the input.
+    pub total: u64,
+    /// In memory and held by nobody.
+    pub waiting: u64,
+    /// Held by a worker.
+    pub held: u64,
+    /// Answered, failed or unreadable; in this session or an earlier one.
+    pub done: u64,
+}
+
+#[derive(Debug)]
+struct Holding {
+    item: Item,
+    holders: Vec<WorkerId>,
+}
+
+/// The work queue of one run.
+#[derive(Debug)]
+pub struct Queue {
+    done: Bits,
+    waiting: VecDeque<Item>,
+    held: HashMap<u64, Holding>,
+    holds: BTreeMap<WorkerId, BTreeSet<u64>>,
+    /// Prompts that a worker still holds from before this session, until they are read.
+    claimed: HashMap<u64, WorkerId>,
+    /// Bytes of `waiting` and `held`.
+    bytes: usize,
+    /// Every prompt below this was read, or was done before it was.
+    read: u64,
+    ended: bool,
+}
+
+impl Queue {
+    /// A queue for as many prompts as `done` has room for, those in it being done already.
+    pub fn new(done: Bits) -> Self {
+        Self {
+            done,
+            waiting: VecDeque::new(),
+            held: HashMap::new(),
+            holds: BTreeMap::new(),
+            claimed: HashMap::new(),
+            bytes: 0,
+            read: 0,
+            ended: false,
+        }
+    }
+
+    /// Adds a prompt. Prompts come in ascending order, each once; one that is done is dropped.
+    pub fn push(&mut self, item: Item) {
+        let index = item.prompt.index;
+        self.read = self.read.max(index + 1);
+        if self.done.contains(index) {
+            return;
+        }
+        self.bytes += item.bytes();
+        match self.claimed.remove(&index) {
+            Some(worker) => self.hold(worker, item),
+            None => self.waiting.push_back(item),
+        }
+    }
+
+    /// Ends a prompt that could not even be read. False if it was done already.
+    pub fn refuse(&mut self, index: u64) -> bool {
+        self.read = self.read.max(index + 1);
+        self.claimed.remove(&index);
+        self.done.insert(index)
+    }
+
+    /// Says that there will be no more prompts.
+    pub fn end(&mut self) {
+        self.ended = true;
+        self.claimed.clear();
+    }
+
+    /// Gives waiting prompts to a worker: at most this many, and at most these bytes of them. The
+    /// first is given however large it is, if `prompts` isn't 0.
+    pub fn take(&mut self, worker: WorkerId, prompts: usize, bytes: usize) -> Vec<Prompt> {
+        let (mut taken, mut size) = (Vec::new(), 0);
+        while taken.len() < prompts {
+            let Some(item) = self.waiting.front() else { break };
+            size += item.bytes();
+            if !taken.is_empty() && bytes < size {
+                break;
+            }
+            let item = self.waiting.pop_front().expect("it was there a line ago");
+            taken.push(item.prompt.clone());
+            self.hold(worker, item);
+        }
+        taken
+    }
+
+    /// Gives prompts that another worker holds to an idle one as well: those that whoever holds
+    /// the most got last, as it will come to them last. No prompt is held by more than two.
+    pub fn steal(&mut self, worker: WorkerId, prompts: usize, bytes: usize) -> Vec<Prompt> {
+        let others = self.holds.iter().filter(|(holder, _)| **holder != worker);
+        let mut others: Vec<_> = others.map(|(_, holds)| holds).collect();
+        others.sort_by_key(|holds| std::cmp::Reverse(holds.len()));
+        let tails = others.into_iter().flat_map(|holds| holds.iter().rev());
+        let (mut chosen, mut size) = (Vec::new(), 0);
+        for index in tails.filter(|index| self.held[index].holders.len() == 1) {
+            size += self.held[index].item.bytes();
+            if prompts <= chosen.len() || (!chosen.is_empty() && bytes < size) {
+                break;
+            }
+            chosen.push(*index);
+        }
+        let mut stolen = Vec::with_capacity(chosen.len());
+        for index in chosen {
+            let holding = self.held.get_mut(&index).expect("it is held by another");
+            holding.holders.push(worker);
+            stolen.push(holding.item.prompt.clone());
+            self.holds.entry(worker).or_default().insert(index);
+        }
+        stolen
+    }
+
+    /// Takes an answer or a failure for its prompt, whoever it came from.
+    pub fn finish(&mut self, index: u64) -> Finish {
+        if self.done.bound() <= index {
+            return Finish::Unknown;
+        }
+        if self.done.contains(index) {
+            return Finish::Again;
+        }
+        let item = match self.held.remove(&index) {
+            Some(holding) => {
+                for holder in holding.holders {
+                    self.let_go(holder, index);
+                }
+                holding.item
+            }
+            // A worker taken for lost may answer after all.
+            None => match self.waiting.iter().position(|item| item.prompt.index == index) {
+                Some(at) => self.waiting.remove(at).expect("it was found there"),
+                None if index < self.read || self.ended => return Finish::Unknown,
+                None => return Finish::Early,
+            },
+        };
+        self.bytes -= item.bytes();
+        self.done.insert(index);
+        Finish::First(item)
+    }
+
+    /// Puts back what only this worker held. Returns how many prompts that was.
+    pub fn lost(&mut self, worker: WorkerId) -> usize {
+        self.claimed.retain(|_, holder| *holder != worker);
+        let holds = self.holds.remove(&worker).unwrap_or_default();
+        self.put_back(worker, holds)
+    }
+
+    /// Puts back prompts that a worker hasn't begun and no longer holds. Returns how many that was.
+    pub fn give_back(&mut self, worker: WorkerId, indices: &[u64]) -> usize {
+        let mut given = BTreeSet::new();
+        for index in indices {
+            self.claimed.remove(index);
+            if self.let_go(worker, *index) {
+                given.insert(*index);
+            }
+        }
+        self.put_back(worker, given)
+    }
+
+    /// Notes that a worker holds prompts which this session didn't give it, having outlived the
+    /// program that did. Those not read yet are held as soon as they are.
+    pub fn claim(&mut self, worker: WorkerId, indices: &[u64]) {
+        let claimed: BTreeSet<u64> = indices.iter().copied().collect();
+        for index in &claimed {
+            match self.held.get_mut(index) {
+                Some(holding) if !holding.holders.contains(&worker) => {
+                    holding.holders.push(worker);
+                    self.holds.entry(worker).or_default().insert(*index);
+                }
+                Some(_) => {}
+                None if *index < self.read || self.done.contains(*index) => {}
+                None => {
+                    self.claimed.insert(*index, worker);
+                }
+            }
+        }
+        let (claimed, waiting) = std::mem::take(&mut self.waiting)
+            .into_iter()
+            .partition::<VecDeque<_>, _>(|item| claimed.contains(&item.prompt.index));
+        self.waiting = waiting;
+        for item in claimed {
+            self.hold(worker, item);
+        }
+    }
+
+    /// The positions that a worker holds, in ascending order.
+    pub fn held_by(&self, worker: WorkerId) -> impl Iterator<Item = u64> + '_ {
+        self.holds.get(&worker).into_iter().flatten().copied()
+    }
+
+    /// A prompt that is held, to be sent again.
+    pub fn held(&self, index: u64) -> Option<&Item> {
+        self.held.get(&index).map(|holding| &holding.item)
+    }
+
+    /// Bytes of the prompts in memory. Push more only while this is small enough.
+    pub const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// How the prompts stand.
+    pub fn counts(&self) -> Counts {
+        Counts {
+            total: self.done.bound(),
+            waiting: self.waiting.len() as u64,
+            held: self.held.len() as u64,
+            done: self.done.count(),
+        }
+    }
+
+    /// Whether every prompt is done and no more will come.
+    pub fn is_over(&self) -> bool {
+        self.ended && self.waiting.is_empty() && self.held.is_empty()
+    }
+
+    fn hold(&mut self, worker: WorkerId, item: Item) {
+        let index = item.prompt.index;
+        self.holds.entry(worker).or_default().insert(index);
+        self.held.insert(index, Holding { item, holders: vec![worker] });
+    }
+
+    fn let_go(&mut self, worker: WorkerId, index: u64) -> bool {
+        self.holds.get_mut(&worker).is_some_and(|holds| holds.remove(&index))
+    }
+
+    /// Puts back in front, in order, what nobody else holds.
+    fn put_back(&mut self, worker: WorkerId, indices: BTreeSet<u64>) -> usize {
+        let mut count = 0;
+        for index in indices.into_iter().rev() {
+            let holding = self.held.get_mut(&index).expect("what is held is known");
+            holding.holders.retain(|holder| *holder != worker);
+            if holding.holders.is_empty() {
+                let holding = self.held.remove(&index).expect("it was there a line ago");
+                self.waiting.push_front(holding.item);
+                count += 1;
+            }
+        }
+        count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::{RngExt, SeedableRng, rngs::StdRng};
+    use wire::Form;
+
+    const A: WorkerId = WorkerId(1);
+    const B: WorkerId = WorkerId(2);
+
+    fn item(index: u64) -> Item {
+        let prompt = Prompt { index, form: Form::Auto, body: "x".repeat(100) };
+        Item { prompt, custom_id: format!("prompt-{index}"), line: index + 1 }
+    }
+
+    fn queue(total: u64) -> Queue {
+        let mut queue = Queue::new(Bits::new(total));
+        (0..total).for_each(|index| queue.push(item(index)));
+        queue.end();
+        queue
+    }
+
+    fn indices(prompts: &[Prompt]) -> Vec<u64> {
+        prompts.iter().map(|prompt| prompt.index).collect()
+    }
+
+    #[test]
+    fn a_worker_gets_no_more_than_it_asks_for_but_never_nothing() {
+        let mut queue = queue(9);
+        assert_eq!(indices(&queue.take(A, 2, usize::MAX)), [0, 1]);
+        let two = 2 * item(0).bytes();
+        assert_eq!(indices(&queue.take(A, 9, two)), [2, 3]);
+        assert_eq!(indices(&queue.take(A, 9, 0)), [4]);
+        assert!(queue.take(A, 0, usize::MAX).is_empty());
+    }
+
+    #[test]
+    fn what_a_lost_worker_held_is_next_in_order() {
+        let mut queue = queue(6);
+        queue.take(A, 2, usize::MAX);
+        queue.take(B, 2, usize::MAX);
+        assert_eq!(queue.lost(A), 2);
+        assert_eq!(indices(&queue.take(B, 4, usize::MAX)), [0, 1, 4, 5]);
+    }
+
+    #[test]
+    fn what_a_worker_has_not_begun_can_be_given_back() {
+        let mut queue = queue(3);
+        queue.take(A, 3, usize::MAX);
+        assert_eq!(queue.give_back(A, &[1, 2, 7]), 2);
+        assert_eq!(queue.give_back(A, &[1]), 0);
+        assert_eq!(queue.held_by(A).collect::<Vec<_>>(), [0]);
+        assert_eq!(indices(&queue.take(B, 9, usize::MAX)), [1, 2]);
+    }
+
+    #[test]
+    fn an_idle_worker_is_given_the_tail_of_the_one_that_holds_most() {
+        let mut queue = queue(5);
+        queue.take(A, 4, usize::MAX);
+        queue.take(B, 1, usize::MAX);
+        queue.finish(4);
+        assert_eq!(indices(&queue.steal(B, 2, usize::MAX)), [3, 2]);
+        assert_eq!(indices(&queue.steal(B, 1, usize::MAX)), [1]);
+        assert_eq!(queue.finish(3), Finish::First(item(3)));
+        assert_eq!(queue.finish(3), Finish::Again);
+        assert_eq!(queue.lost(A), 1, "the others are still held");
+        assert_eq!(queue.counts(), Counts { total: 5, waiting: 1, held: 2, done: 2 });
+    }
+
+    #[test]
+    fn an_answer_of_a_worker_taken_for_lost_counts() {
+        let mut queue = queue(2);
+        queue.take(A, 2, usize::MAX);
+        queue.lost(A);
+        assert_eq!(queue.finish(1), Finish::First(item(1)));
+        assert_eq!(indices(&queue.take(B, 9, usize::MAX)), [0]);
+    }
+
+    #[test]
+    fn an_answer_to_no_prompt_is_told_from_one_that_comes_early() {
+        let mut queue = Queue::new(Bits::new(3));
+        queue.push(item(0));
+        assert_eq!((queue.finish(2), queue.finish(3)), (Finish::Early, Finish::Unknown));
+        queue.push(item(1));
+        queue.push(item(2));
+        assert_eq!(queue.finish(2), Finish::First(item(2)));
+    }
+
+    #[test]
+    fn what_a_worker_held_before_this_session_is_not_given_to_another() {
+        let mut queue = Queue::new(Bits::new(4));
+        queue.push(item(0));
+        queue.push(item(1));
+        queue.claim(A, &[1, 2]);
+        queue.push(item(2));
+        queue.push(item(3));
+        assert_eq!(indices(&queue.take(B, 9, usize::MAX)), [0, 3]);
+        assert_eq!(queue.lost(A), 2);
+        assert_eq!(indices(&queue.take(B, 9, usize::MAX)), [1, 2]);
+    }
+
+    #[test]
+    fn prompts_done_before_are_not_done_again() {
+        let mut done = Bits::new(3);
+        done.insert(1);
+        let mut queue = Queue::new(done);
+        (0..3).for_each(|index| queue.push(item(index)));
+        assert_eq!(indices(&queue.take(A, 9, usize::MAX)), [0, 2]);
+        assert_eq!(queue.finish(1), Finish::Again);
+    }
+
+    #[test]
+    fn a_run_is_over_when_the_input_ended_and_all_is_done() {
+        let mut queue = Queue::new(Bits::new(2));
+        queue.push(item(0));
+        queue.take(A, 1, usize::MAX);
+        queue.finish(0);
+        assert!(!queue.is_over());
+        assert!(queue.refuse(1) && !queue.refuse(1));
+        queue.end();
+        assert!(queue.is_over());
+        assert_eq!((queue.bytes(), queue.counts().done), (0, 2));
+    }
+
+    #[test]
+    fn whatever_happens_each_prompt_ends_once() {
+        for seed in 0..300 {
+            let mut random = StdRng::seed_from_u64(seed);
+            let total = random.random_range(1..60);
+            let mut queue = Queue::new(Bits::new(total));
+            let (mut next, mut ended) = (0, vec![0; usize::try_from(total).expect("small")]);
+            // What the workers would say they hold: an answer may come from a lost one too.
+            let mut given: Vec<u64> = Vec::new();
+            let mut steps = 0;
+            while !queue.is_over() {
+                steps += 1;
+                assert!(steps < 1_000_000, "seed {seed} never ends");
+                let worker = WorkerId(random.random_range(0..4));
+                match random.random_range(0..12) {
+                    0 | 1 if next < total => {
+                        if random.random_range(0..10) == 0 {
+                            ended[usize::try_from(next).expect("small")] += 1;
+                            assert!(queue.refuse(next), "seed {seed}");
+                        } else {
+                            queue.push(item(next));
+                        }
+                        next += 1;
+                    }
+                    2 if next == total => queue.end(),
+                    3 | 4 => {
+                        let (count, bytes) =
+                            (random.random_range(0..5), random.random_range(0..2000));
+                        given.extend(indices(&queue.take(worker, count, bytes)));
+                    }
+                    5 => {
+                        given.extend(indices(&queue.steal(worker, random.random_range(0..4), 900)));
+                    }
+                    6 => {
+                        queue.lost(worker);
+                    }
+                    7 => {
+                        let held: Vec<u64> = queue.held_by(worker).skip(1).collect();
+                        queue.give_back(worker, &held);
+                    }
+                    8 => queue.claim(worker, &[random.random_range(0..total)]),
+                    _ if !given.is_empty() => {
+                        let index = given[random.random_range(0..given.len())];
+                        if let Finish::First(item) = queue.finish(index) {
+                            assert_eq!(item.prompt.index, index);
+                            ended[usize::try_from(index).expect("small")] += 1;
+                        }
+                    }
+                    _ => {}
+                }
+                let counts = queue.counts();
+                assert!(counts.waiting + counts.held + counts.done <= total, "seed {seed}");
+            }
+            assert!(ended.iter().all(|times| *times == 1), "seed {seed}: {ended:?}");
+            assert_eq!(queue.bytes(), 0, "seed {seed}");
+        }
+    }
+}
