@@ -1,0 +1,283 @@
+//! One line of an input → one request, or what is wrong with it. Pure.
+
+use super::{Format, Options, Reason};
+use memchr::{memchr, memmem};
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor},
+};
+use serde_json::{error::Category, value::RawValue};
+use std::{borrow::Cow, fmt};
+use wire::Form;
+
+/// A prompt as its line has it, not yet copied.
+#[derive(Debug)]
+pub(super) struct Request<'a> {
+    pub(super) form: Form,
+    pub(super) id: Option<Cow<'a, str>>,
+    body: Body<'a>,
+}
+
+#[derive(Debug)]
+enum Body<'a> {
+    /// JSON, as it stands.
+    Json(&'a str),
+    /// The fields of an object, of which some are no part of the request.
+    Fields(Fields<'a>),
+    /// A bare prompt.
+    Text(&'a str),
+}
+
+/// Why a line is no request, and its id where it has one.
+#[derive(Debug)]
+pub(super) struct Fault {
+    pub(super) id: Option<String>,
+    pub(super) reason: Reason,
+}
+
+impl From<Reason> for Fault {
+    fn from(reason: Reason) -> Self {
+        Self { id: None, reason }
+    }
+}
+
+impl Request<'_> {
+    /// The body of an `OpenAI` request.
+    pub(super) fn into_body(self) -> String {
+        match self.body {
+            Body::Json(json) => json.to_owned(),
+            Body::Text(text) => format!("{{\"prompt\":{}}}", quoted(text)),
+            Body::Fields(fields) => {
+                let mut body = String::from("{");
+                for (key, value) in fields.0.iter().filter(|(key, _)| !is_id(key)) {
+                    if body.len() != 1 {
+                        body.push(',');
+                    }
+                    body.push_str(&quoted(key));
+                    body.push(':');
+                    body.push_str(value.get());
+                }
+                body.push('}');
+                body
+            }
+        }
+    }
+
+    /// Bytes of the body, nearly.
+    pub(super) fn bytes(&self) -> usize {
+        match &self.body {
+            Body::Json(text) | Body::Text(text) => text.len(),
+            Body::Fields(fields) => {
+                fields.0.iter().map(|(key, value)| key.len() + value.get().len() + 4).sum()
+            }
+        }
+    }
+
+    /// The most tokens that its answer may have, where it says so.
+    pub(super) fn max_tokens(&self) -> Option<u32> {
+        let read = |fields: &Fields<'_>| {
+            let limit = fields.find("max_completion_tokens").or(fields.find("max_tokens"))?;
+            limit.get().parse().ok()
+        };
+        match &self.body {
+            Body::Json(json) => read(&serde_json::from_str(json).ok()?),
+            Body::Fields(fields) => read(fields),
+            Body::Text(_) => None,
+        }
+    }
+}
+
+/// What of a line's bytes counts: no byte order mark, no carriage return. None if that is blank.
+pub(super) fn content(number: u64, bytes: &[u8]) -> Option<&[u8]> {
+    let bytes = match bytes.strip_prefix(b"\xef\xbb\xbf") {
+        Some(bytes) if number == 1 => bytes,
+        _ => bytes,
+    };
+    let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
+    bytes.iter().any(|byte| !byte.is_ascii_whitespace()).then_some(bytes)
+}
+
+/// Reads a line that isn't blank.
+pub(super) fn parse<'a>(
+    bytes: &'a [u8],
+    format: Format,
+    options: &Options,
+) -> Result<Request<'a>, Fault> {
+    let line = str::from_utf8(bytes).map_err(|error| Reason::NotUtf8(error.valid_up_to() + 1))?;
+    if let Some(at) = memchr(0, bytes) {
+        return Err(Reason::Nul(at + 1).into());
+    }
+    let bare = if options.raw { Form::Text } else { Form::Auto };
+    match format {
+        Format::Text => Ok(Request { form: bare, id: None, body: Body::Text(line) }),
+        Format::Jsonl => object(line.trim_ascii(), bare),
+    }
+}
+
+fn object(line: &str, bare: Form) -> Result<Request<'_>, Fault> {
+    let fields: Fields<'_> =
+        serde_json::from_str(line).map_err(|error| match error.classify() {
+            Category::Data => Reason::NotAnObject,
+            Category::Syntax | Category::Eof | Category::Io => {
+                Reason::NotJson(error.to_string().replace(" at line 1 column ", " at column "))
+            }
+        })?;
+    let id = fields.id()?;
+    let request = fields.request(line, bare);
+    match request {
+        Ok((form, body)) => Ok(Request { form, id, body }),
+        Err(reason) => Err(Fault { id: id.map(Cow::into_owned), reason }),
+    }
+}
+
+/// The fields of a JSON object, in their order, with their values as they stand.
+#[derive(Clone, Debug)]
+struct Fields<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'a> Fields<'a> {
+    fn find(&self, key: &str) -> Option<&'a RawValue> {
+        self.0.iter().find(|(found, _)| found == key).map(|(_, value)| *value)
+    }
+
+    /// The value of a key that may stand once.
+    fn single(&self, key: &'static str) -> Result<Option<&'a RawValue>, Reason> {
+        match self.0.iter().filter(|(found, _)| found == key).count() {
+            0 | 1 => Ok(self.find(key)),
+            _ => Err(Reason::Twice(key)),
+        }
+    }
+
+    fn id(&self) -> Result<Option<Cow<'a, str>>, Reason> {
+        let (key, value) = match (self.single("custom_id")?, self.single("id")?) {
+            (Some(_), Some(_)) => return Err(Reason::Both("custom_id", "id")),
+            (Some(value), None) => ("custom_id", value),
+            (None, Some(value)) => ("id", value),
+            (None, None) => return Ok(None),
+        };
+        match value.get().as_bytes()[0] {
+            b'n' => Ok(None),
+            b'"' => match string(key, value)? {
+                id if id.is_empty() => Err(Reason::Empty(key)),
+                id => Ok(Some(id)),
+            },
+            b'-' | b'0'..=b'9' => Ok(Some(value.get().into())),
+            _ => Err(Reason::WrongKind { key, kind: "a string or a number" }),
+        }
+    }
+
+    fn request(self, line: &'a str, bare: Form) -> Result<(Form, Body<'a>), Reason> {
+        if let Some(body) = self.single("body")? {
+            return Ok((self.batch(body)?, Body::Json(body.get())));
+        }
+        let form = match (self.single("prompt")?, self.single("messages")?) {
+            (Some(_), Some(_)) => return Err(Reason::Both("prompt", "messages")),
+            (None, None) if self.find("url").is_some() => return Err(Reason::Missing("body")),
+            (None, None) => return Err(Reason::NoPrompt),
+            (Some(prompt), None) => check_prompt("prompt", prompt).map(|()| bare),
+            (None, Some(messages)) => check_messages("messages", messages).map(|()| Form::Chat),
+        }?;
+        let whole = !self.0.iter().any(|(key, _)| is_id(key));
+        Ok((form, if whole { Body::Json(line) } else { Body::Fields(self) }))
+    }
+
+    /// Checks a request of `OpenAI`'s batch format.
+    fn batch(&self, body: &'a RawValue) -> Result<Form, Reason> {
+        let method = self.single("method")?.map(|method| string("method", method)).transpose()?;
+        if let Some(method) = method.filter(|method| method != "POST") {
+            return Err(Reason::UnknownMethod(shortened(&method)));
+        }
+        let url = string("url", self.single("url")?.ok_or(Reason::Missing("url"))?)?;
+        let fields: Fields<'_> = serde_json::from_str(body.get())
+            .map_err(|_| Reason::WrongKind { key: "body", kind: "an object" })?;
+        match &*url {
+            "/v1/chat/completions" => {
+                let messages =
+                    fields.single("messages")?.ok_or(Reason::Missing("body.messages"))?;
+                check_messages("body.messages", messages).map(|()| Form::Chat)
+            }
+            "/v1/completions" => {
+                let prompt = fields.single("prompt")?.ok_or(Reason::Missing("body.prompt"))?;
+                check_prompt("body.prompt", prompt).map(|()| Form::Text)
+            }
+            other => Err(Reason::UnknownUrl(shortened(other))),
+        }
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Collect;
+
+        impl<'de> Visitor<'de> for Collect {
+            type Value = Vec<(Cow<'de, str>, &'de RawValue)>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut fields = Vec::new();
+                while let Some((Key(key), value)) = map.next_entry()? {
+                    fields.push((key, value));
+                }
+                Ok(fields)
+            }
+        }
+
+        deserializer.deserialize_map(Collect).map(Self)
+    }
+}
+
+#[derive(Deserialize)]
+struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
+
+#[derive(Deserialize)]
+struct Message<'a> {
+    #[serde(borrow, rename = "role")]
+    _role: Cow<'a, str>,
+}
+
+fn is_id(key: &str) -> bool {
+    matches!(key, "id" | "custom_id")
+}
+
+fn check_prompt(key: &'static str, prompt: &RawValue) -> Result<(), Reason> {
+    match prompt.get() {
+        "\"\"" => Err(Reason::Empty(key)),
+        // JSON allows half a surrogate pair in an escape, and no string can hold one.
+        text if text.starts_with('"') && memmem::find(text.as_bytes(), b"\\u").is_some() => {
+            string(key, prompt).map(drop)
+        }
+        text if text.starts_with('"') => Ok(()),
+        _ => Err(Reason::WrongKind { key, kind: "a string" }),
+    }
+}
+
+fn check_messages(key: &'static str, messages: &RawValue) -> Result<(), Reason> {
+    match serde_json::from_str::<Vec<Message<'_>>>(messages.get()) {
+        Ok(messages) if messages.is_empty() => Err(Reason::Empty(key)),
+        Ok(_) => Ok(()),
+        Err(_) => Err(Reason::WrongKind { key, kind: "a list of objects with a `role`" }),
+    }
+}
+
+fn string<'a>(key: &'static str, value: &'a RawValue) -> Result<Cow<'a, str>, Reason> {
+    if !value.get().starts_with('"') {
+        return Err(Reason::WrongKind { key, kind: "a string" });
+    }
+    let Key(text) = serde_json::from_str(value.get())
+        .map_err(|_| Reason::WrongKind { key, kind: "a string of whole characters" })?;
+    Ok(text)
+}
+
+fn quoted(text: &str) -> String {
+    serde_json::to_string(text).expect("a string can always be written as JSON")
+}
+
+/// As much of a foreign text as a message needs.
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(60) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
