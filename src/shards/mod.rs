@@ -6,7 +6,17 @@
 //! ```
 
 mod bits;
+mod error;
+mod order;
 mod queue;
+mod record;
+mod scan;
+mod sink;
 
 pub use bits::Bits;
+pub use error::ResultsError;
+pub use order::{Ordered, Out, order};
 pub use queue::{Counts, Finish, Item, Queue, WorkerId};
+pub use record::{Cause, Record};
+pub use scan::RunFiles;
+pub use sink::{Durable, Resumed, SYNC_EVERY, Sink, Ticket};

@@ -1,0 +1,315 @@
+//! The end of a run: completions and errors in the order of the input.
+//!
+//! Two passes over each file, in constant memory: the first notes in a file of offsets where each
+//! prompt's line is, the second follows the offsets. As workers answer nearly in order, the second
+//! pass reads the disk nearly in order too, through a few blocks kept in memory.
+//!
+//! It may be killed anywhere and done again: the ordered files appear whole or not at all, the
+//! partial ones go only after both are there, and `ordered.json` says that they may.
+
+use super::{
+    Bits, ResultsError, RunFiles,
+    error::is_full,
+    record::Kind,
+    scan::{scan, sync_folder},
+};
+use memchr::memchr;
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::HashMap,
+    fs::{self, File},
+    io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// Bytes read at once in the second pass, and how many blocks of them are kept: 32 MiB.
+const BLOCK: usize = 256 << 10;
+const BLOCKS: usize = 128;
+
+/// Offsets that are sorted in memory before they are written: 1 MiB.
+const OFFSETS: usize = 64 << 10;
+
+/// Where the completions go.
+pub enum Out<'a> {
+    /// To a file, which appears whole or not at all.
+    File(&'a Path),
+    /// To a stream, such as standard output.
+    Stream(&'a mut dyn Write),
+}
+
+/// What a run came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ordered {
+    /// Prompts that have a completion.
+    pub completed: u64,
+    /// Prompts that have an error.
+    pub failed: u64,
+    /// Tokens of the completed prompts.
+    pub tokens_in: u64,
+    /// Tokens of their answers.
+    pub tokens_out: u64,
+}
+
+/// Puts a run's results in the order of its input: completions to `out`, errors to the file
+/// `errors` if there are any. Then removes the partial files. Done again, it changes nothing.
+///
+/// Blocks for as long as it takes to read and write the results. Needs room for a copy of them
+/// and 8 bytes for each prompt. The [`Sink`](super::Sink) must be closed.
+pub fn order(files: &RunFiles, out: Out<'_>, errors: &Path) -> Result<Ordered, ResultsError> {
+    let marker = files.folder.join("ordered.json");
+    if let Ok(ordered) = fs::read(&marker)
+        && let Ok(ordered) = serde_json::from_slice(&ordered)
+    {
+        remove_partials(files)?;
+        return Ok(ordered);
+    }
+    let completions = Offsets::of(files, Kind::Completions)?;
+    let mut erred = Offsets::of(files, Kind::Errors)?;
+    erred.leave_out(&completions.found);
+    check_complete(files, &completions.found, &erred.found)?;
+    match out {
+        Out::File(path) => write_file(files, path, &completions)?,
+        Out::Stream(stream) => {
+            let mut stream = Checked { stream, failed: false };
+            let copied = completions.copy(files, &mut stream);
+            let copied = copied.and_then(|()| stream.flush());
+            copied.map_err(|source| {
+                let path = files.completions();
+                if stream.failed {
+                    ResultsError::Outlet { kept: path, source: Arc::new(source) }
+                } else {
+                    files.io(&path, "read", source)
+                }
+            })?;
+        }
+    }
+    if 0 < erred.found.count() {
+        write_file(files, errors, &erred)?;
+    } else {
+        // One that an earlier session wrote would name prompts that are done now.
+        remove(files, errors)?;
+    }
+    let ordered = Ordered {
+        completed: completions.found.count(),
+        failed: erred.found.count(),
+        tokens_in: completions.tokens.0,
+        tokens_out: completions.tokens.1,
+    };
+    let text = serde_json::to_vec(&ordered).expect("four numbers are JSON");
+    appear(files, &marker, 0, |file| file.write_all(&text))?;
+    remove_partials(files)?;
+    Ok(ordered)
+}
+
+fn check_complete(files: &RunFiles, done: &Bits, failed: &Bits) -> Result<(), ResultsError> {
+    let mut ended = done.clone();
+    ended.extend(failed);
+    let (prompts, run) = (files.prompts, files.run.clone());
+    match ended.first_missing() {
+        Some(first) => {
+            let missing = prompts - ended.count();
+            Err(ResultsError::Missing { missing, first, prompts, run })
+        }
+        None => Ok(()),
+    }
+}
+
+fn remove_partials(files: &RunFiles) -> Result<(), ResultsError> {
+    for kind in [Kind::Completions, Kind::Errors] {
+        remove(files, &Offsets::path(files, kind))?;
+        remove(files, &files.path(kind))?;
+    }
+    sync_folder(files, &files.folder)
+}
+
+fn remove(files: &RunFiles, path: &Path) -> Result<(), ResultsError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(files.io(path, "removed", error))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn write_file(files: &RunFiles, path: &Path, offsets: &Offsets) -> Result<(), ResultsError> {
+    appear(files, path, offsets.bytes, |file| offsets.copy(files, file))
+}
+
+/// Writes a file that appears whole and durable, or not at all.
+fn appear(
+    files: &RunFiles,
+    path: &Path,
+    bytes: u64,
+    write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
+) -> Result<(), ResultsError> {
+    let folder = match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let partial = folder.join(format!(".{name}.{}.partial", files.run));
+    let written = (|| {
+        let mut file = BufWriter::with_capacity(1 << 20, File::create(&partial)?);
+        write(&mut file)?;
+        file.into_inner()?.sync_all()?;
+        fs::rename(&partial, path)
+    })();
+    written.map_err(|source| {
+        // What is there may be incomplete, and takes room.
+        drop(fs::remove_file(&partial));
+        if is_full(&source) {
+            let (path, run) = (path.to_owned(), files.run.clone());
+            ResultsError::Full { path, needed: bytes, run }
+        } else {
+            files.io(path, "written", source)
+        }
+    })?;
+    sync_folder(files, folder)
+}
+
+/// Where in a file of results each prompt's line is.
+struct Offsets {
+    kind: Kind,
+    /// For each prompt 8 bytes, little-endian: 1 more than the offset of its line, or 0.
+    path: PathBuf,
+    /// The prompts whose lines are to be copied.
+    found: Bits,
+    tokens: (u64, u64),
+    /// Bytes of the results.
+    bytes: u64,
+}
+
+impl Offsets {
+    fn path(files: &RunFiles, kind: Kind) -> PathBuf {
+        files.folder.join(match kind {
+            Kind::Completions => "completions.offsets",
+            Kind::Errors => "errors.offsets",
+        })
+    }
+
+    fn of(files: &RunFiles, kind: Kind) -> Result<Self, ResultsError> {
+        let path = Self::path(files, kind);
+        let failed = |source: io::Error| {
+            if is_full(&source) {
+                let (path, run) = (path.clone(), files.run.clone());
+                ResultsError::Full { path, needed: files.prompts * 8, run }
+            } else {
+                files.io(&path, "written", source)
+            }
+        };
+        let mut file = File::create(&path).map_err(failed)?;
+        file.set_len(files.prompts * 8).map_err(failed)?;
+        let mut pairs = Vec::with_capacity(OFFSETS);
+        let scan = scan(files, kind, |index, offset| {
+            pairs.push((index, offset + 1));
+            if pairs.len() < OFFSETS { Ok(()) } else { save(&mut pairs, &mut file).map_err(failed) }
+        })?;
+        save(&mut pairs, &mut file).map_err(failed)?;
+        Ok(Self { kind, path, found: scan.found, tokens: scan.tokens, bytes: scan.end })
+    }
+
+    /// Leaves out the lines of these prompts.
+    fn leave_out(&mut self, others: &Bits) {
+        let mut found = Bits::new(self.found.bound());
+        let kept = |index: &u64| self.found.contains(*index) && !others.contains(*index);
+        for index in (0..self.found.bound()).filter(kept) {
+            found.insert(index);
+        }
+        self.found = found;
+    }
+
+    /// Copies the lines in the order of their prompts.
+    fn copy(&self, files: &RunFiles, to: &mut dyn Write) -> io::Result<()> {
+        if self.found.count() == 0 {
+            return Ok(());
+        }
+        let mut offsets = BufReader::with_capacity(1 << 20, File::open(&self.path)?);
+        let mut blocks = Blocks::new(File::open(files.path(self.kind))?);
+        for index in 0..self.found.bound() {
+            let mut offset = [0; 8];
+            offsets.read_exact(&mut offset)?;
+            if self.found.contains(index) {
+                blocks.copy_line(u64::from_le_bytes(offset) - 1, to)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes offsets to their places, neighbours together.
+fn save(pairs: &mut Vec<(u64, u64)>, file: &mut File) -> io::Result<()> {
+    pairs.sort_unstable();
+    for run in pairs.chunk_by(|one, next| one.0 + 1 == next.0) {
+        let bytes: Vec<u8> = run.iter().flat_map(|(_, offset)| offset.to_le_bytes()).collect();
+        file.seek(SeekFrom::Start(run[0].0 * 8))?;
+        file.write_all(&bytes)?;
+    }
+    pairs.clear();
+    Ok(())
+}
+
+/// A file, of which the blocks last used are kept in memory.
+struct Blocks {
+    file: File,
+    kept: HashMap<u64, (Vec<u8>, u64)>,
+    clock: u64,
+}
+
+impl Blocks {
+    fn new(file: File) -> Self {
+        Self { file, kept: HashMap::new(), clock: 0 }
+    }
+
+    /// Copies the line at an offset, with its newline.
+    fn copy_line(&mut self, mut offset: u64, to: &mut dyn Write) -> io::Result<()> {
+        loop {
+            let at = usize::try_from(offset % BLOCK as u64).expect("it is less than a block");
+            let block = self.block(offset / BLOCK as u64)?;
+            let rest = block.get(at..).filter(|rest| !rest.is_empty());
+            // The first pass saw a newline there.
+            let rest = rest.ok_or(io::ErrorKind::UnexpectedEof)?;
+            if let Some(end) = memchr(b'\n', rest) {
+                return to.write_all(&rest[..=end]);
+            }
+            to.write_all(rest)?;
+            offset += rest.len() as u64;
+        }
+    }
+
+    fn block(&mut self, number: u64) -> io::Result<&[u8]> {
+        self.clock += 1;
+        if !self.kept.contains_key(&number) {
+            let mut bytes = if self.kept.len() < BLOCKS { Vec::new() } else { self.oldest() };
+            bytes.clear();
+            self.file.seek(SeekFrom::Start(number * BLOCK as u64))?;
+            (&mut self.file).take(BLOCK as u64).read_to_end(&mut bytes)?;
+            self.kept.insert(number, (bytes, 0));
+        }
+        let (bytes, used) = self.kept.get_mut(&number).expect("it was put there");
+        *used = self.clock;
+        Ok(bytes)
+    }
+
+    /// Takes the block that was not used for the longest time, for its memory.
+    fn oldest(&mut self) -> Vec<u8> {
+        let oldest = self.kept.iter().min_by_key(|(_, (_, used))| *used).map(|(number, _)| *number);
+        oldest.and_then(|number| self.kept.remove(&number)).unwrap_or_default().0
+    }
+}
+
+/// A stream that remembers whether it was the one to fail.
+struct Checked<'a> {
+    stream: &'a mut dyn Write,
+    failed: bool,
+}
+
+impl Write for Checked<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.write(bytes).inspect_err(|_| self.failed = true)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush().inspect_err(|_| self.failed = true)
+    }
+}
