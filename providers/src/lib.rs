@@ -5,12 +5,17 @@
 
 mod error;
 mod instance;
+mod local;
 mod market;
 mod offer;
 mod units;
 
+#[cfg(any(test, feature = "testkit"))]
+pub mod testkit;
+
 pub use error::{Error, ErrorKind, Result};
 pub use instance::{Endpoint, Instance, InstanceId, InstanceState, Label, Order, Setup};
+pub use local::{Local, serve_local_instance};
 pub use market::{Capabilities, Host, Marketplace};
 pub use offer::{Arch, Billing, Cuda, Gpus, Need, Network, Offer, OfferId, Rental, Traffic, Trust};
 pub use units::{Mib, Usd, UsdPerGb, UsdPerHour};
