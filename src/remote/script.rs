@@ -1,0 +1,184 @@
+//! The shell scripts of an installation, and how their answers are read. Nothing here runs them.
+//!
+//! They keep to POSIX `sh`, stand on one line and use no backslash, so that any login shell hands
+//! them on to `sh` unharmed. What a profile prints before them is told apart by a marker.
+
+use super::install::InstallError;
+
+/// Begins each line that is an answer.
+const MARKER: &str = "@piecework ";
+
+/// The worker's file name on the machine.
+const NAME: &str = "piecework-worker";
+
+/// Prints the SHA-256 of a file, with whatever the machine has for it.
+const SUM: &str = "sum() { \
+    if command -v sha256sum >/dev/null 2>&1; then sha256sum < \"$1\"; \
+    elif command -v shasum >/dev/null 2>&1; then shasum -a 256 < \"$1\"; \
+    elif command -v openssl >/dev/null 2>&1; then openssl dgst -sha256 -r < \"$1\"; \
+    else busybox sha256sum < \"$1\"; fi | cut -c1-64; }";
+
+/// What a failing step of the receiving script exits with.
+pub(super) const NO_FOLDER: u32 = 81;
+pub(super) const NOT_UNPACKED: u32 = 82;
+pub(super) const BAD_CHECKSUM: u32 = 83;
+pub(super) const NOT_RENAMED: u32 = 84;
+
+/// What a machine answers when asked what it has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Machine {
+    /// Where the worker belongs on it.
+    pub(super) path: String,
+    /// Whether the right worker is there.
+    pub(super) installed: bool,
+    /// Its processor, as `uname -m` has it.
+    pub(super) arch: String,
+    /// Whether it can unpack gzip.
+    pub(super) gzip: bool,
+}
+
+/// One word of a shell command, whatever is in it.
+pub(super) fn quote(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+/// Runs `script` under `sh`, whatever the login shell is.
+fn under_sh(script: &str) -> String {
+    format!("exec /bin/sh -c {}", quote(script))
+}
+
+fn place(sum: &str) -> String {
+    format!(
+        "LC_ALL=C; export LC_ALL; d=\"${{PIECEWORK_CACHE:-${{HOME:-/root}}/.cache/piecework}}/worker/{sum}\"; \
+         f=\"$d/{NAME}\"; {SUM}"
+    )
+}
+
+/// Asks a machine whether it has the worker with this checksum, and what it could do with it.
+pub(super) fn probe(sum: &str) -> String {
+    under_sh(&format!(
+        "{place}; i=no; if [ -x \"$f\" ] && [ \"$(sum \"$f\")\" = {sum} ]; then i=yes; fi; \
+         g=no; if command -v gzip >/dev/null 2>&1; then g=yes; fi; \
+         echo; echo \"{MARKER}path $f\"; echo \"{MARKER}installed $i\"; \
+         echo \"{MARKER}arch $(uname -m)\"; echo \"{MARKER}gzip $g\"",
+        place = place(sum),
+    ))
+}
+
+/// Takes the worker with this checksum from standard input, and puts it in its place whole.
+pub(super) fn receive(sum: &str, gzip: bool) -> String {
+    let unpack = if gzip { "gzip -dc" } else { "cat" };
+    under_sh(&format!(
+        "{place}; mkdir -p \"$d\" || exit {NO_FOLDER}; t=\"$d/.incoming-$$\"; \
+         trap 'rm -f \"$t\"' EXIT; trap 'exit 1' HUP INT TERM PIPE; \
+         {unpack} > \"$t\" || exit {NOT_UNPACKED}; \
+         s=$(sum \"$t\"); [ \"$s\" = {sum} ] || exit {BAD_CHECKSUM}; \
+         chmod 755 \"$t\" && mv -f \"$t\" \"$f\" || exit {NOT_RENAMED}",
+        place = place(sum),
+    ))
+}
+
+/// Runs the worker at `path` to see whether it runs there at all.
+pub(super) fn version(path: &str) -> String {
+    under_sh(&format!(
+        "LC_ALL=C; export LC_ALL; v=$({} --version) || exit $?; echo; echo \"{MARKER}version $v\"",
+        quote(path)
+    ))
+}
+
+/// The answer that a script gave under this name.
+pub(super) fn answer<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    text.lines().find_map(|line| {
+        let line = line.split_once(MARKER)?.1;
+        line.strip_prefix(name)?.strip_prefix(' ').map(str::trim)
+    })
+}
+
+/// What the probe's answer says, if it is one.
+pub(super) fn machine(text: &str) -> Option<Machine> {
+    Some(Machine {
+        path: answer(text, "path")?.to_owned(),
+        installed: answer(text, "installed")? == "yes",
+        arch: answer(text, "arch")?.to_owned(),
+        gzip: answer(text, "gzip")? == "yes",
+    })
+}
+
+/// The processor that a program was built for, in the words of `uname -m`, if it is an ELF file
+/// for one that we know.
+pub(super) fn built_for(program: &[u8]) -> Option<&'static str> {
+    let (magic, machine) = (program.get(..4)?, program.get(18..20)?);
+    if magic != b"\x7fELF" {
+        return None;
+    }
+    // `e_machine` of the ELF header, little-endian on both.
+    match u16::from_le_bytes([machine[0], machine[1]]) {
+        0x3e => Some("x86_64"),
+        0xb7 => Some("aarch64"),
+        _ => None,
+    }
+}
+
+/// Why a worker that ended so would not run there.
+pub(super) fn why_it_fails(path: &str, code: Option<u32>, stderr: &str) -> InstallError {
+    let (path, said) = (path.to_owned(), stderr.trim().to_owned());
+    if said.contains("GLIBC_") || said.contains("GLIBCXX_") {
+        return InstallError::OldLibrary { said };
+    }
+    match code {
+        Some(126) if said.contains("ermission denied") => InstallError::NoExec { path },
+        // The file was there a moment ago: what isn't found is its loader.
+        Some(127) => InstallError::OldLibrary { said },
+        _ => InstallError::DoesNotRun { said },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scripts_stand_on_one_line_and_need_no_backslash() {
+        for script in [probe("abc"), receive("abc", true), receive("abc", false), version("/x")] {
+            // The only backslash is that of a quoted quote, outside of quotes.
+            let bare = script.replace(r"'\''", "");
+            assert!(!bare.contains(['\n', '\\', '!']), "{script}");
+            assert!(script.starts_with("exec /bin/sh -c '"), "{script}");
+        }
+    }
+
+    #[test]
+    fn quoted_text_is_one_word() {
+        assert_eq!(quote("it's $HOME"), r"'it'\''s $HOME'");
+        assert_eq!(quote(""), "''");
+    }
+
+    #[test]
+    fn answers_are_found_behind_a_chatty_profile() {
+        let text = "Welcome!\npath none\nno newline@piecework path /root/.cache/w\n\
+                    @piecework installed no\n@piecework arch x86_64\n@piecework gzip yes\n";
+        let (path, arch) = ("/root/.cache/w".to_owned(), "x86_64".to_owned());
+        assert_eq!(machine(text), Some(Machine { path, installed: false, arch, gzip: true }));
+        assert_eq!(machine("Welcome!\npath /x\n"), None);
+    }
+
+    #[test]
+    fn the_processor_is_read_from_the_program() {
+        let mut program = vec![0; 64];
+        program[..4].copy_from_slice(b"\x7fELF");
+        program[18] = 0xb7;
+        assert_eq!(built_for(&program), Some("aarch64"));
+        assert_eq!(built_for(b"#!/bin/sh\necho a script of some length"), None);
+        assert_eq!(built_for(b""), None);
+    }
+
+    #[test]
+    fn a_worker_that_does_not_run_says_why() {
+        let why = |code, said| why_it_fails("/w", code, said).to_string();
+        let old = "/w: /lib/libc.so.6: version `GLIBC_2.38' not found (required by /w)";
+        assert!(why(Some(1), old).contains("newer image"));
+        assert!(why(Some(127), "sh: 1: /w: not found").contains("newer image"));
+        assert!(why(Some(126), "sh: 1: /w: Permission denied").contains("PIECEWORK_CACHE"));
+        assert!(why(None, "").contains("does not run"));
+    }
+}
