@@ -84,7 +84,7 @@ impl<'a> Client<'a> {
                     None => return Err(Failure::temporary(&"a redirect without a target")),
                 },
                 // Links to a content network are signed, and run out. The hub makes new ones.
-                400..=499 if !at_hub => {
+                status @ 400..=499 if !at_hub && ![408, 429].contains(&status) => {
                     return Err(Failure::temporary(&format!(
                         "{} answered {}",
                         host(&url),
