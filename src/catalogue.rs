@@ -202,10 +202,9 @@ fn check(path: &Path) -> Result<(), ModelError> {
     let tokenizer = tokenizers.into_iter().find(|name| is_there(name)).unwrap_or(tokenizers[0]);
     let needed = ["config.json", tokenizer].into_iter().chain(weights.iter().map(String::as_str));
     match needed.into_iter().find(|name| !is_there(name)) {
-        Some(missing) => Err(ModelError::Incomplete {
-            folder: path.to_owned(),
-            missing: missing.to_owned(),
-        }),
+        Some(missing) => {
+            Err(ModelError::Incomplete { folder: path.to_owned(), missing: missing.to_owned() })
+        }
         None => Ok(()),
     }
 }
