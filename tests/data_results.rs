@@ -116,12 +116,12 @@ async fn a_file_cut_at_any_byte_is_opened_and_goes_on() {
         assert_eq!(resumed.completed.count(), complete as u64, "cut at {cut}");
         assert_eq!(resumed.torn, (cut - ends[complete]) as u64, "cut at {cut}");
         // The disk is slow to sync, so not each of them goes on.
-        if cut % 40 == 0 {
+        if cut.is_multiple_of(40) {
             let rest = (complete as u64..6).map(|index| completion(index, "more")).collect();
             sink.put(rest).await.expect("there is room");
         }
         sink.close().await.expect("there is room");
-        let expected = if cut % 40 == 0 { 6 } else { complete as u64 };
+        let expected = if cut.is_multiple_of(40) { 6 } else { complete as u64 };
         assert_eq!(lines(&files.completions()), (0..expected).collect::<Vec<_>>(), "cut at {cut}");
     }
 }
@@ -196,7 +196,7 @@ async fn a_hundred_thousand_results_in_any_order_come_out_in_order() {
         let (out, errors) = (files.folder.join("out.jsonl"), files.folder.join("errors.jsonl"));
         let ordered = order(&files, Out::File(&out), &errors).expect("all is there");
         assert_eq!(ordered.completed + ordered.failed, PROMPTS);
-        let with = |failed: bool| (0..PROMPTS).filter(move |index| (index % 17 == 0) == failed);
+        let with = |failed: bool| (0..PROMPTS).filter(move |index| index.is_multiple_of(17) == failed);
         assert_eq!(lines(&out), with(false).collect::<Vec<_>>());
         assert_eq!(lines(&errors), with(true).collect::<Vec<_>>());
         assert_eq!(names(&files.folder), ["errors.jsonl", "ordered.json", "out.jsonl"]);
