@@ -51,7 +51,8 @@ fn lines(path: &Path) -> Vec<u64> {
 }
 
 fn assert_in_order(out: &Path, errors: &Path, prompts: u64) {
-    let (failed, done): (Vec<u64>, Vec<u64>) = (0..prompts).partition(|index| index.is_multiple_of(10));
+    let (failed, done): (Vec<u64>, Vec<u64>) =
+        (0..prompts).partition(|index| index.is_multiple_of(10));
     assert!(lines(out) == done && lines(errors) == failed);
 }
 

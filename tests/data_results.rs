@@ -156,19 +156,19 @@ async fn results_of_another_input_are_refused() {
 
 #[tokio::test]
 async fn a_full_backlog_makes_the_giver_wait_and_loses_nothing() {
-    let (_folder, files) = folder(200);
+    let (_folder, files) = folder(60);
     let (sink, _) = Sink::open(&files, false).expect("the folder is there");
-    // 200 MB, three times the backlog.
+    // 60 MB, several times the backlog.
     let text = "x".repeat(1 << 20);
     let mut last = None::<Ticket>;
-    for index in 0..200 {
+    for index in 0..60 {
         let ticket = sink.put(vec![completion(index, &text)]).await.expect("there is room");
         assert!(last < Some(ticket));
         last = Some(ticket);
     }
     sink.close().await.expect("there is room");
     let (sink, resumed) = Sink::open(&files, false).expect("the folder is there");
-    assert_eq!((resumed.completed.count(), resumed.torn), (200, 0));
+    assert_eq!((resumed.completed.count(), resumed.torn), (60, 0));
     sink.close().await.expect("there is room");
 }
 
@@ -196,7 +196,8 @@ async fn a_hundred_thousand_results_in_any_order_come_out_in_order() {
         let (out, errors) = (files.folder.join("out.jsonl"), files.folder.join("errors.jsonl"));
         let ordered = order(&files, Out::File(&out), &errors).expect("all is there");
         assert_eq!(ordered.completed + ordered.failed, PROMPTS);
-        let with = |failed: bool| (0..PROMPTS).filter(move |index| index.is_multiple_of(17) == failed);
+        let with =
+            |failed: bool| (0..PROMPTS).filter(move |index| index.is_multiple_of(17) == failed);
         assert_eq!(lines(&out), with(false).collect::<Vec<_>>());
         assert_eq!(lines(&errors), with(true).collect::<Vec<_>>());
         assert_eq!(names(&files.folder), ["errors.jsonl", "ordered.json", "out.jsonl"]);

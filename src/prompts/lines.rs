@@ -152,7 +152,7 @@ mod tests {
     #[test]
     fn a_line_over_the_limit_is_skipped_and_the_next_one_is_where_it_should_be() {
         let long = "x".repeat(50);
-        for text in [format!("a\n{long}\nb\n{long}"), format!("a\nxxxxx\nb\nxxxxx")] {
+        for text in [format!("a\n{long}\nb\n{long}"), "a\nxxxxx\nb\nxxxxx".to_owned()] {
             let found = lines(text.as_bytes(), 4);
             let length = text.len() as u64 - 5;
             assert_eq!(found[1], (2, 2, None, true));

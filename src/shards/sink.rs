@@ -28,7 +28,7 @@ use tokio::sync::{Semaphore, watch};
 pub const SYNC_EVERY: Duration = Duration::from_millis(200);
 
 /// KiB of results that wait to be written, before [`Sink::put`] waits too.
-const BACKLOG_KIB: u32 = 64 << 10;
+const BACKLOG_KIB: u32 = 16 << 10;
 
 /// Bytes written at once, at least when so many are waiting.
 const WRITE_BYTES: usize = 4 << 20;
