@@ -277,3 +277,34 @@ fn said(output: &Output) -> String {
     let stdout = String::from_utf8_lossy(&output.stdout);
     format!("{}; {} {}", output.status, stdout.trim(), output.stderr.trim()).trim().to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn troubles_with_storing_are_told_apart() {
+        let why = |code, said| why_not_stored(&Status::Code(code), said);
+        let full = "gzip: stdout: No space left on device";
+        assert!(matches!(why(script::NOT_UNPACKED, full), InstallError::DiskFull(_)));
+        let full = "mkdir: cannot create directory '/x': Disk quota exceeded";
+        assert!(matches!(why(script::NO_FOLDER, full), InstallError::DiskFull(_)));
+        let torn = "gzip: stdin: unexpected end of file";
+        assert!(matches!(why(script::NOT_UNPACKED, torn), InstallError::Checksum));
+        assert!(matches!(why(script::BAD_CHECKSUM, ""), InstallError::Checksum));
+        let locked = "mkdir: cannot create directory '/x': Read-only file system";
+        assert!(matches!(why(script::NO_FOLDER, locked), InstallError::NotStored(_)));
+        let killed = why_not_stored(&Status::Signal("KILL".into()), "");
+        assert!(killed.to_string().contains("signal KILL"), "{killed}");
+    }
+
+    #[test]
+    fn packing_stops_when_nobody_takes_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("worker");
+        std::fs::write(&path, vec![7; 4 * CHUNK]).unwrap();
+        let (chunks, received) = mpsc::channel(AHEAD);
+        drop(received);
+        pack(&path, false, &chunks).unwrap();
+    }
+}

@@ -7,13 +7,14 @@ use russh::{
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::{
     ffi::OsStr,
+    future::pending,
     io,
     os::unix::{ffi::OsStrExt, process::ExitStatusExt},
     path::Path,
     process::{ExitStatus, Stdio},
 };
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt, copy, sink},
     process::{Child, ChildStdin, Command},
     sync::oneshot,
 };
@@ -50,10 +51,13 @@ pub(super) async fn attend(
     let group = child.id().and_then(|number| Pid::from_raw(number.cast_signed()));
     let (inbound, outbound) = channel.split();
     let stdin = child.stdin.take().expect("stdin was piped");
-    let stdout = child.stdout.take().expect("stdout was piped");
-    let stderr = child.stderr.take().expect("stderr was piped");
+    let mut stdout = child.stdout.take().expect("stdout was piped");
+    let mut stderr = child.stderr.take().expect("stderr was piped");
     let output = async {
-        tokio::join!(send(stdout, &outbound, None), send(stderr, &outbound, Some(STDERR)));
+        tokio::join!(
+            send(&mut stdout, &outbound, None),
+            send(&mut stderr, &outbound, Some(STDERR))
+        );
         child.wait().await
     };
     let ended = tokio::select! {
@@ -67,12 +71,21 @@ pub(super) async fn attend(
         Some(Err(_)) => drop(outbound.close().await),
         None => {
             signal(group, Signal::HUP);
-            drop(child.wait().await);
+            // Its last words are heard, if by nobody: a closed pipe would kill it at its cleaning.
+            let unheard = async {
+                let (mut one, mut two) = (sink(), sink());
+                let _ = tokio::join!(copy(&mut stdout, &mut one), copy(&mut stderr, &mut two));
+                pending::<()>().await;
+            };
+            tokio::select! {
+                _ = child.wait() => {}
+                () = unheard => {}
+            }
         }
     }
 }
 
-async fn send(mut from: impl AsyncRead + Unpin, to: &ChannelWriteHalf<Msg>, kind: Option<u32>) {
+async fn send(from: &mut (impl AsyncRead + Unpin), to: &ChannelWriteHalf<Msg>, kind: Option<u32>) {
     loop {
         let mut chunk = Vec::with_capacity(CHUNK);
         // A pipe fails only by being closed.

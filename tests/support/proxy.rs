@@ -1,0 +1,92 @@
+//! A loopback proxy that misbehaves on command: cuts its connections, or swallows all they say.
+
+use std::{net::Ipv4Addr, sync::Arc};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream, tcp::OwnedReadHalf, tcp::OwnedWriteHalf},
+    sync::watch,
+    task::JoinHandle,
+};
+
+/// What the proxy does with bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mood {
+    /// Passes them on.
+    Pass,
+    /// Takes no more, and lets nothing through, as a pulled cable does.
+    Swallow,
+    /// Passes this many more on, over all connections, then cuts.
+    CutAfter(u64),
+}
+
+/// A proxy before one address. Ends when dropped.
+pub(crate) struct Proxy {
+    pub(crate) port: u16,
+    mood: Arc<watch::Sender<Mood>>,
+    task: JoinHandle<()>,
+}
+
+impl Proxy {
+    /// A proxy before a port of this computer.
+    pub(crate) async fn before(target: u16) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mood = Arc::new(watch::Sender::new(Mood::Pass));
+        let moods = Arc::clone(&mood);
+        let task = tokio::spawn(async move {
+            let mut connections = tokio::task::JoinSet::new();
+            while let Ok((near, _)) = listener.accept().await {
+                let far = TcpStream::connect((Ipv4Addr::LOCALHOST, target)).await.unwrap();
+                connections.spawn(join(near, far, Arc::clone(&moods)));
+            }
+        });
+        Self { port, mood, task }
+    }
+
+    /// Changes its mind, at once and for the connections there are.
+    pub(crate) fn set(&self, mood: Mood) {
+        self.mood.send_replace(mood);
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn join(near: TcpStream, far: TcpStream, mood: Arc<watch::Sender<Mood>>) {
+    let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
+    // Either end ends both.
+    tokio::select! {
+        () = pass(near_in, far_out, &mood) => {}
+        () = pass(far_in, near_out, &mood) => {}
+    }
+}
+
+async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mood: &watch::Sender<Mood>) {
+    let (mut changes, mut chunk) = (mood.subscribe(), vec![0; 64 << 10]);
+    loop {
+        let now = *changes.borrow_and_update();
+        if now == Mood::Swallow {
+            changes.changed().await.unwrap();
+            continue;
+        }
+        let read = tokio::select! {
+            read = from.read(&mut chunk) => read,
+            _ = changes.changed() => continue,
+        };
+        let Ok(count @ 1..) = read else { return };
+        let mut cut = false;
+        mood.send_if_modified(|mood| {
+            if let Mood::CutAfter(left) = mood {
+                *left = left.saturating_sub(count as u64);
+                cut = *left == 0;
+            }
+            false
+        });
+        if cut || to.write_all(&chunk[..count]).await.is_err() {
+            return;
+        }
+    }
+}
