@@ -271,7 +271,7 @@ fn an_input_that_is_no_input_is_a_clear_error() {
         assert_eq!(shown(&input(&folder, "a", content)), empty);
     }
     let directory = Input { path: folder.path().to_owned(), options: Options::default() };
-    assert_eq!(shown(&directory), "`FOLDER` could not be read");
+    assert_eq!(shown(&directory), "`FOLDER` is a folder; give a file in it");
 }
 
 #[test]

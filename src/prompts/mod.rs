@@ -18,7 +18,7 @@ mod survey;
 pub use error::{PromptsError, Reason};
 pub use lines::{Line, Lines};
 pub use reader::{Reader, spawn_reader};
-pub use spool::spool;
+pub use spool::{must_be_spooled, spool};
 pub use survey::{BadLine, Fingerprint, Input, Sample, Survey, survey};
 
 use serde::{Deserialize, Serialize};

@@ -152,6 +152,10 @@ pub(super) fn open(input: &Input) -> Result<(File, Format), PromptsError> {
             io_error(&input.path, "opened", source)
         }
     })?;
+    if file.metadata().is_ok_and(|data| data.is_dir()) {
+        let (path, what, remedy) = (input.path.clone(), "a folder", "give a file in it");
+        return Err(PromptsError::Unsupported { path, what, remedy });
+    }
     let mut head = Vec::new();
     file.by_ref()
         .take(64 << 10)
@@ -249,7 +253,7 @@ mod tests {
                 seen.note(number, parse::parse(line.as_bytes(), Format::Text, &options));
             }
             assert!(seen.samples.len() < SAMPLES);
-            let expected = usize::try_from(count).expect("small").min(SAMPLES / 2 - 300);
+            let expected = usize::try_from(count).expect("small").min(SAMPLES / 2);
             assert!(expected <= seen.samples.len(), "{} of {count}", seen.samples.len());
         }
     }
