@@ -24,7 +24,7 @@ use tokio::{
 const PACKET: u32 = 65_535;
 
 /// How many bytes the other side may send on a channel before it must hear from us.
-const WINDOW: u32 = 4 << 20;
+const WINDOW: u32 = 8 << 20;
 
 /// How many packets of one channel are held for a slow reader before the connection waits for it.
 const HELD_PACKETS: usize = 1024;
@@ -148,7 +148,7 @@ fn is_same_kind(one: &Algorithm, other: &Algorithm) -> bool {
     one == other || matches!((one, other), (Algorithm::Rsa { .. }, Algorithm::Rsa { .. }))
 }
 
-/// A login on a machine. Commands run in it side by side.
+/// A login on a machine. Commands run in it side by side, and end with it when it is dropped.
 pub struct Session {
     handle: Handle<Client>,
     ending: Ending,

@@ -63,7 +63,7 @@ async fn a_damaged_worker_is_replaced() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cut_transfer_leaves_nothing_and_is_made_up_for() {
     let machine = Machine::rent("run-1").await;
-    let proxy = Proxy::before(machine.endpoint.port).await;
+    let proxy = Proxy::before(machine.endpoint.port);
     let worker = worker(machine.outside(), "echo 1", 8 << 20);
     let mut dial = machine.dial();
     dial.endpoint.port = proxy.port;

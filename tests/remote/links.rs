@@ -15,7 +15,7 @@ use tokio::{
 /// A machine behind a proxy, dialled with little patience.
 async fn behind_proxy() -> (Machine, Proxy, Dial) {
     let machine = Machine::rent("run-1").await;
-    let proxy = Proxy::before(machine.endpoint.port).await;
+    let proxy = Proxy::before(machine.endpoint.port);
     let mut dial = machine.dial();
     dial.endpoint.port = proxy.port;
     dial.patience = Patience {
@@ -32,7 +32,12 @@ async fn a_link_cut_anywhere_is_temporary_and_another_dial_works() {
     let (_machine, proxy, dial) = behind_proxy().await;
     let sent = noise(4 << 20);
     // From amid the key exchange to amid the command's output.
-    for bytes in [1, 100, 1_500, 3_000, 5_000, 60_000, 1 << 20, 3 << 20, 5 << 20, 7 << 20] {
+    let chosen = [1, 100, 1_500, 3_000, 5_000, 60_000, 1 << 20, 7 << 20];
+    let anywhere = noise(12 * 3)
+        .chunks(3)
+        .map(|at| u64::from_le_bytes([at[0], at[1], at[2] / 4, 0, 0, 0, 0, 0]))
+        .collect::<Vec<_>>();
+    for bytes in chosen.into_iter().chain(anywhere) {
         proxy.set(Mood::CutAfter(bytes));
         let attempt = async { dial.connect().await?.run("cat", &sent).await };
         let error = timeout(LIMIT, attempt).await.expect("no hang").unwrap_err();
@@ -70,6 +75,15 @@ async fn a_silent_link_is_noticed_while_it_is_written_to() {
     timeout(LIMIT, fill).await.expect("it is noticed");
     let error = channel.exit.wait().await.unwrap_err();
     assert!(error.is_temporary(), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_ways_at_once_pass_a_narrow_link() {
+    let (_machine, _proxy, dial) = behind_proxy().await;
+    let session = dial.connect().await.unwrap();
+    let sent = noise(32 << 20);
+    let echo = timeout(LIMIT, session.run("cat", &sent)).await.expect("no hang").unwrap();
+    assert!(echo.stdout == sent, "what came back differs");
 }
 
 #[tokio::test]

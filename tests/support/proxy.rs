@@ -3,10 +3,13 @@
 use std::{net::Ipv4Addr, sync::Arc};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream, tcp::OwnedReadHalf, tcp::OwnedWriteHalf},
+    net::{TcpSocket, TcpStream, tcp::OwnedReadHalf, tcp::OwnedWriteHalf},
     sync::watch,
     task::JoinHandle,
 };
+
+/// How much each of its sockets holds, in bytes.
+const BUFFER: u32 = 16 << 10;
 
 /// What the proxy does with bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,15 +31,17 @@ pub(crate) struct Proxy {
 
 impl Proxy {
     /// A proxy before a port of this computer.
-    pub(crate) async fn before(target: u16) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    pub(crate) fn before(target: u16) -> Self {
+        let socket = narrow();
+        socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let listener = socket.listen(16).unwrap();
         let port = listener.local_addr().unwrap().port();
         let mood = Arc::new(watch::Sender::new(Mood::Pass));
         let moods = Arc::clone(&mood);
         let task = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
             while let Ok((near, _)) = listener.accept().await {
-                let far = TcpStream::connect((Ipv4Addr::LOCALHOST, target)).await.unwrap();
+                let far = narrow().connect((Ipv4Addr::LOCALHOST, target).into()).await.unwrap();
                 connections.spawn(join(near, far, Arc::clone(&moods)));
             }
         });
@@ -53,6 +58,14 @@ impl Drop for Proxy {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+/// A socket that holds little, so that whoever writes to a silent proxy soon waits.
+fn narrow() -> TcpSocket {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(BUFFER).unwrap();
+    socket.set_send_buffer_size(BUFFER).unwrap();
+    socket
 }
 
 async fn join(near: TcpStream, far: TcpStream, mood: Arc<watch::Sender<Mood>>) {

@@ -70,6 +70,8 @@ pub async fn serve_local_instance(folder: &Path) -> io::Result<()> {
 }
 
 async fn serve(config: Arc<server::Config>, stream: TcpStream, guest: Guest) {
+    // Without it answers of a few bytes wait for the client's acknowledgements.
+    drop(stream.set_nodelay(true));
     // How one client fares is its own affair; it sees the same error at its end.
     if let Ok(session) = server::run_stream(config, stream, guest).await {
         drop(session.await);
@@ -93,7 +95,6 @@ fn config() -> io::Result<server::Config> {
             cipher: Cow::Borrowed(&[cipher::AES_256_GCM, cipher::CHACHA20_POLY1305]),
             ..Preferred::DEFAULT
         },
-        nodelay: true,
         ..server::Config::default()
     })
 }
