@@ -16,6 +16,7 @@ use std::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
+    signal::unix::{SignalKind, signal},
     sync::oneshot,
     time::{MissedTickBehavior, interval},
 };
@@ -40,6 +41,9 @@ const HELD_PACKETS: usize = 1024;
 pub async fn serve_local_instance(folder: &Path) -> io::Result<()> {
     // Fails only for a process that leads its own group, which no terminal can interrupt either.
     let _ = rustix::process::setsid();
+    // A renter under `nohup` ignores SIGHUP, and so would all that we start. What is caught is back
+    // to its default in them.
+    let _hang_ups = signal(SignalKind::hangup())?;
     let folder = Folder::at(folder);
     // This also fails if the instance was released before it began.
     folder.set_process(ProcessId::current()?)?;
