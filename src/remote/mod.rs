@@ -22,4 +22,5 @@ pub use self::{
     key::RunKey,
     pin::{HostKeyChanged, Pins},
     russh::{Dial, Output, Patience, Session},
+    script::{quote, under_sh},
 };

@@ -38,12 +38,12 @@ pub(super) struct Machine {
 }
 
 /// One word of a shell command, whatever is in it.
-pub(super) fn quote(text: &str) -> String {
+pub fn quote(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 /// Runs `script` under `sh`, whatever the login shell is.
-fn under_sh(script: &str) -> String {
+pub fn under_sh(script: &str) -> String {
     format!("exec /bin/sh -c {}", quote(script))
 }
 

@@ -12,6 +12,7 @@ mod queue;
 mod record;
 mod scan;
 mod sink;
+mod talk;
 
 pub use bits::Bits;
 pub use error::ResultsError;
@@ -20,3 +21,4 @@ pub use queue::{Counts, Finish, Item, Queue, WorkerId};
 pub use record::{Cause, Record};
 pub use scan::RunFiles;
 pub use sink::{Durable, Resumed, SYNC_EVERY, Sink, Ticket};
+pub use talk::{Loss, Said, Say, Talk, talk};

@@ -244,6 +244,17 @@ impl Queue {
         self.holds.get(&worker).into_iter().flatten().copied()
     }
 
+    /// How many prompts a worker holds.
+    pub fn load(&self, worker: WorkerId) -> usize {
+        self.holds.get(&worker).map_or(0, BTreeSet::len)
+    }
+
+    /// Bytes of the prompts that a worker holds, nearly: as many as if all held were alike.
+    pub fn held_bytes(&self, worker: WorkerId) -> usize {
+        let all = self.waiting.len() + self.held.len();
+        self.bytes / all.max(1) * self.load(worker)
+    }
+
     /// A prompt that is held, to be sent again.
     pub fn held(&self, index: u64) -> Option<&Item> {
         self.held.get(&index).map(|holding| &holding.item)

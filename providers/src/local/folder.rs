@@ -21,7 +21,7 @@ use std::{
 const HIDDEN: char = '.';
 
 /// How old a hidden folder must be for nobody to be still at work on it.
-const STALE: Duration = Duration::from_secs(600);
+const STALE: Duration = Duration::from_mins(10);
 
 /// One instance's folder.
 #[derive(Clone, Debug)]

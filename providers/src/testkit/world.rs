@@ -115,7 +115,7 @@ impl Marketplace for World {
             start_script: 16 << 10,
             expiry: false,
             self_release: None,
-            boot_limit: Duration::from_secs(600),
+            boot_limit: Duration::from_mins(10),
             listing_lag: self.lag,
         }
     }

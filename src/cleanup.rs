@@ -1,0 +1,281 @@
+//! What runs that died have left behind: ledgers × listings → what to end (pure), and ending it.
+//!
+//! Ended is only what one of our ledgers owes, or what a label proves to be ours and expired.
+//! Another computer's instances are shown, and strangers' are never touched.
+
+use crate::{
+    clock,
+    event::Events,
+    label::{Owner, RunId, Stamp},
+    leases::{LeaseError, Leases, Markets, end_stray},
+    ledger::{self, Books, Ledger, LedgerError},
+    run::{FolderError, Home, RunFolder},
+};
+use jiff::Timestamp;
+use providers::{Instance, Label, Usd, UsdPerHour};
+use std::{collections::BTreeMap, time::Duration};
+use tokio::task::JoinSet;
+
+/// What a run's folder tells about its leases.
+#[derive(Clone, Debug)]
+pub struct Account {
+    /// Its folder.
+    pub folder: RunFolder,
+    /// Its ledger; none where it can't be read.
+    pub books: Option<Books>,
+    /// Whether a program works on it now.
+    pub in_use: bool,
+}
+
+/// Every run's account.
+pub type Accounts = BTreeMap<RunId, Account>;
+
+/// What each marketplace says, or why it doesn't.
+pub type Listings = BTreeMap<&'static str, providers::Result<Vec<Instance>>>;
+
+/// Whose an instance is, and whether anybody needs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// Of a run of ours that goes on.
+    InUse,
+    /// Of a run of ours that is dead, or past its time.
+    Orphaned,
+    /// Owed by our ledger, and not in the listing: over, most likely.
+    Missing,
+    /// Of a run that this computer doesn't know.
+    Elsewhere,
+    /// Not ours.
+    Stranger,
+}
+
+/// Something that costs money, or may.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The marketplace.
+    pub provider: String,
+    /// Its label, if it has one.
+    pub label: Option<Label>,
+    /// As it is listed.
+    pub instance: Option<Instance>,
+    /// Whose it is.
+    pub kind: Kind,
+    /// Its run, if it is one of ours.
+    pub run: Option<RunId>,
+    /// How long it has been there, as far as is known.
+    pub age: Option<Duration>,
+    /// What an hour of it costs, as far as is known.
+    pub price: Option<UsdPerHour>,
+}
+
+impl Found {
+    /// What it has cost so far, as far as is known.
+    pub fn spent(&self) -> Option<Usd> {
+        Some(self.price?.over(self.age?))
+    }
+}
+
+/// Reads the ledgers of all runs.
+pub fn accounts(home: &Home) -> Result<Accounts, FolderError> {
+    let runs = home.all()?.into_iter().map(|(run, folder)| {
+        let path = folder.ledger();
+        // Looked at before it is read, so that a run that ends meanwhile counts as in use.
+        let in_use = ledger::is_in_use(&path);
+        let books = Books::read(&path).map(Option::unwrap_or_default).ok();
+        (run, Account { folder, books, in_use })
+    });
+    Ok(runs.collect())
+}
+
+/// Asks every marketplace at once for all its instances.
+pub async fn listings(markets: &Markets) -> Listings {
+    let mut asking = JoinSet::new();
+    for (name, market) in markets.iter() {
+        let market = market.clone();
+        asking.spawn(async move { (name, market.instances().await) });
+    }
+    asking.join_all().await.into_iter().collect()
+}
+
+/// Tells whose everything is that costs money. Pure.
+pub fn sort(accounts: &Accounts, listings: &Listings, owner: &Owner, now: Timestamp) -> Vec<Found> {
+    let mut found = Vec::new();
+    for (provider, listing) in listings {
+        for instance in listing.iter().flatten() {
+            found.push(judge(provider, instance, accounts, owner, now));
+        }
+    }
+    for (run, account) in accounts {
+        for (label, lease) in account.books.iter().flat_map(Books::owed) {
+            let listed = found.iter().any(|found| found.label.as_ref() == Some(label));
+            let known = listings.get(lease.terms.provider.as_str()).is_some_and(Result::is_ok);
+            if listed || (known && account.in_use) {
+                continue;
+            }
+            found.push(Found {
+                provider: lease.terms.provider.clone(),
+                label: Some(label.clone()),
+                instance: None,
+                kind: if account.in_use { Kind::InUse } else { Kind::Missing },
+                run: Some(run.clone()),
+                age: Some(clock::between(lease.since, now)),
+                price: Some(lease.terms.price),
+            });
+        }
+    }
+    found.sort_by(|a, b| (a.kind, &a.provider, &a.label).cmp(&(b.kind, &b.provider, &b.label)));
+    found
+}
+
+fn judge(
+    provider: &str,
+    instance: &Instance,
+    accounts: &Accounts,
+    owner: &Owner,
+    now: Timestamp,
+) -> Found {
+    let stamp = instance.label.as_ref().and_then(Stamp::read);
+    let account = stamp.as_ref().and_then(|stamp| accounts.get(&stamp.run));
+    let books = account.and_then(|account| account.books.as_ref());
+    let lease = instance.label.as_ref().and_then(|label| books?.lease(label));
+    let kind = match (&stamp, account) {
+        (None, _) => Kind::Stranger,
+        (Some(stamp), _) if stamp.owner != *owner => Kind::Elsewhere,
+        (Some(_), Some(account)) if account.in_use => Kind::InUse,
+        (Some(_), Some(_)) if lease.is_some() => Kind::Orphaned,
+        (Some(stamp), _) if stamp.expires <= now => Kind::Orphaned,
+        (Some(_), _) => Kind::Elsewhere,
+    };
+    let since = lease.map(|lease| lease.since).or(instance.since.map(clock::from_system));
+    Found {
+        provider: provider.to_owned(),
+        label: instance.label.clone(),
+        instance: Some(instance.clone()),
+        kind,
+        run: stamp.map(|stamp| stamp.run),
+        age: since.map(|since| clock::between(since, now)),
+        price: lease.map(|lease| lease.terms.price).or(instance.price),
+    }
+}
+
+/// Why something could not be ended.
+#[derive(Debug, thiserror::Error)]
+pub enum CleanupError {
+    /// A run's ledger can't be used.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// A marketplace, or the ledger, failed.
+    #[error(transparent)]
+    Lease(#[from] LeaseError),
+}
+
+/// Ends what is orphaned or missing, run by run, and then what has only its label. Returns once
+/// all of it is gone from the listings, or says what could not be tried.
+pub async fn end(
+    found: &[Found],
+    accounts: &Accounts,
+    markets: &Markets,
+    events: &Events,
+) -> Vec<CleanupError> {
+    let mut errors = Vec::new();
+    let dead = |found: &&Found| matches!(found.kind, Kind::Orphaned | Kind::Missing);
+    let mut runs: Vec<&RunId> = found.iter().filter(dead).filter_map(|f| f.run.as_ref()).collect();
+    runs.sort();
+    runs.dedup();
+    for run in runs {
+        if let Some(account) = accounts.get(run).filter(|account| account.books.is_some()) {
+            let settled = settle(run, account, markets, events).await;
+            errors.extend(settled.err());
+        }
+    }
+    for stray in found.iter().filter(dead) {
+        let (Some(instance), Some(market)) = (&stray.instance, markets.get(&stray.provider)) else {
+            continue;
+        };
+        // Those of a run's ledger are gone by now, and releasing twice is no harm.
+        errors.extend(end_stray(&**market, instance).await.err().map(CleanupError::from));
+    }
+    errors
+}
+
+async fn settle(
+    run: &RunId,
+    account: &Account,
+    markets: &Markets,
+    events: &Events,
+) -> Result<(), CleanupError> {
+    // Taking the ledger up is also the last look at whether somebody else has it.
+    let ledger = Ledger::open(&account.folder.ledger(), run)?;
+    Ok(Leases::new(markets.clone(), ledger, events.clone()).settle().await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use providers::{InstanceId, InstanceState};
+
+    const NOW: i64 = 1_795_600_000;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).expect("it is a time")
+    }
+
+    fn listed(label: Option<Label>) -> Instance {
+        Instance::new(InstanceId("i".into()), label, InstanceState::Pending)
+    }
+
+    fn kinds(instances: Vec<Instance>, accounts: &Accounts, owner: &Owner) -> Vec<Kind> {
+        let listings = Listings::from([("anywhere", Ok(instances))]);
+        let found = sort(accounts, &listings, owner, at(NOW));
+        found.into_iter().map(|found| found.kind).collect()
+    }
+
+    #[test]
+    fn strangers_and_other_computers_instances_are_told_apart_from_ours() {
+        let (owner, run) = (Owner::random(), RunId::random(at(NOW)));
+        let label = |owner: &Owner, expires| Stamp::new(owner, &run, 0, 0, at(expires)).label();
+        for (label, kind) in [
+            (None, Kind::Stranger),
+            (Some(Label("my-training".into())), Kind::Stranger),
+            (Some(label(&Owner::random(), NOW - 1)), Kind::Elsewhere),
+            (Some(label(&owner, NOW + 1)), Kind::Elsewhere),
+            (Some(label(&owner, NOW - 1)), Kind::Orphaned),
+        ] {
+            let case = format!("{label:?}");
+            assert_eq!(kinds(vec![listed(label)], &Accounts::new(), &owner), [kind], "{case}");
+        }
+    }
+
+    #[test]
+    fn a_listing_that_failed_hides_nothing_that_is_owed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let home = Home::open(folder.path()).expect("it opens");
+        let run = RunId::random(at(NOW));
+        let ours = home.create(&run).expect("it is new");
+        let mut ledger = Ledger::open(&ours.ledger(), &run).expect("it opens");
+        let terms = ledger::Terms {
+            provider: "anywhere".into(),
+            offer: providers::OfferId("1".into()),
+            price: UsdPerHour(1),
+            worst: Usd(1),
+            expires: at(NOW),
+        };
+        ledger.record(&Label("a".into()), ledger::Entry::Ordered(terms)).expect("it is the first");
+        let owner = Owner::random();
+        let failed = || {
+            let kind = providers::ErrorKind::Unavailable;
+            Err(providers::Error { provider: "anywhere", operation: "list", kind, source: None })
+        };
+        for (alive, listing, kinds) in [
+            (true, failed(), vec![Kind::InUse]),
+            (true, Ok(Vec::new()), vec![]),
+            (false, failed(), vec![Kind::Missing]),
+            (false, Ok(Vec::new()), vec![Kind::Missing]),
+        ] {
+            let mut accounts = accounts(&home).expect("they can be read");
+            accounts.get_mut(&run).expect("it is there").in_use = alive;
+            let listings = Listings::from([("anywhere", listing)]);
+            let found = sort(&accounts, &listings, &owner, at(NOW));
+            assert_eq!(found.iter().map(|found| found.kind).collect::<Vec<_>>(), kinds);
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! What is typed. What it means is in [`settings`](crate::settings).
+
+use crate::exit::Exit;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use std::{fmt::Write as _, path::PathBuf, sync::LazyLock};
+
+static EXIT_CODES: LazyLock<String> = LazyLock::new(|| {
+    let mut text = "Exit codes:\n".to_owned();
+    for (_, number, meaning) in Exit::TABLE {
+        writeln!(text, "  {number:>3}  {meaning}").expect("a string takes any text");
+    }
+    text.push_str(
+        "\nSettings come from flags, then the environment, then piecework.toml in this folder, \
+         then piecework.toml in the user's configuration folder.",
+    );
+    text
+});
+
+/// Makes rented GPUs do work that others sell by the token.
+#[derive(Debug, Parser)]
+#[command(name = "piecework", version, after_help = EXIT_CODES.as_str(), max_term_width = 100)]
+pub struct Cli {
+    /// The folder where runs are kept.
+    #[arg(long, global = true, env = "PIECEWORK_HOME", value_name = "FOLDER")]
+    pub home: Option<PathBuf>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Rents instances, answers all prompts, and gives the instances back.
+    #[command(alias = "run")]
+    ProvisionAndRun(Box<RunArgs>),
+    /// Goes on where a run stopped.
+    Resume(ResumeArgs),
+    /// Shows what runs and what it costs, on every marketplace.
+    Ps(PsArgs),
+    /// Finds instances that dead runs have left, shows them, and ends them.
+    Cleanup(CleanupArgs),
+    /// Prints a script that completes commands in a shell.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Is an instance of the local marketplace.
+    #[command(hide = true)]
+    LocalInstance {
+        /// The instance's folder.
+        folder: PathBuf,
+    },
+}
+
+/// What `provision-and-run` takes.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The prompts: a file of JSON lines or of plain lines, or `-` for standard input.
+    pub prompts: PathBuf,
+    /// The model: a known name, `owner/name` on a hub, or a path.
+    #[arg(long, short, env = "PIECEWORK_MODEL", value_name = "MODEL")]
+    pub model: Option<String>,
+    /// Where the completions go; `-` is standard output. The run's own folder, if it isn't given.
+    #[arg(long, short, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Overwrites what is there already.
+    #[arg(long)]
+    pub force: bool,
+    /// The marketplace to rent from.
+    #[arg(long, env = "PIECEWORK_PROVIDER", value_name = "NAME")]
+    pub provider: Option<String>,
+    /// What answers the prompts.
+    #[arg(long, env = "PIECEWORK_ENGINE", value_enum)]
+    pub engine: Option<EngineName>,
+    /// How many instances to rent.
+    #[arg(long, env = "PIECEWORK_MACHINES", value_name = "N")]
+    pub machines: Option<u32>,
+    /// What an instance may cost an hour, in dollars.
+    #[arg(long, env = "PIECEWORK_MAX_PRICE", value_name = "USD")]
+    pub max_price: Option<String>,
+    /// What the run may cost, in dollars.
+    #[arg(long, env = "PIECEWORK_BUDGET", value_name = "USD")]
+    pub budget: Option<String>,
+    /// When to stop at the latest, such as `90m` or `6h`.
+    #[arg(long, env = "PIECEWORK_DEADLINE", value_name = "TIME")]
+    pub deadline: Option<String>,
+    /// How the prompts are written, where that can't be told by looking.
+    #[arg(long, value_enum)]
+    pub format: Option<FormatName>,
+    /// Gives `prompt`s to the model as they are, without its chat template.
+    #[arg(long)]
+    pub raw: bool,
+    /// The most tokens of an answer, where a prompt doesn't say.
+    #[arg(long, env = "PIECEWORK_MAX_TOKENS", value_name = "N")]
+    pub max_tokens: Option<u32>,
+    /// The temperature of sampling, where a prompt doesn't say. 0 always takes the likeliest token.
+    #[arg(long, env = "PIECEWORK_TEMPERATURE", value_name = "T")]
+    pub temperature: Option<f64>,
+    /// The share of likely tokens to sample from, where a prompt doesn't say.
+    #[arg(long, env = "PIECEWORK_TOP_P", value_name = "P")]
+    pub top_p: Option<f64>,
+    /// The seed of sampling, where a prompt doesn't say. Each prompt gets its own from it.
+    #[arg(long, env = "PIECEWORK_SEED", value_name = "N")]
+    pub seed: Option<u64>,
+    /// Numbers to compute with, where the engine leaves a choice.
+    #[arg(long, env = "PIECEWORK_PRECISION", value_enum)]
+    pub precision: Option<PrecisionName>,
+    /// How many prompts the engine answers at once, at most.
+    #[arg(long, env = "PIECEWORK_BATCH", value_name = "N")]
+    pub batch: Option<u32>,
+    /// How many tokens a prompt and its answer may have, at most.
+    #[arg(long, env = "PIECEWORK_CONTEXT", value_name = "N")]
+    pub context: Option<u32>,
+    /// How many threads the engine computes with.
+    #[arg(long, env = "PIECEWORK_THREADS", value_name = "N")]
+    pub threads: Option<u32>,
+    /// Memory for the engine's KV cache, such as `2GB`.
+    #[arg(long, env = "PIECEWORK_KV_MEMORY", value_name = "SIZE")]
+    pub kv_memory: Option<String>,
+    /// Answers per second of the echo engine, at most.
+    #[arg(long, hide = true, value_name = "N")]
+    pub echo_pace: Option<u32>,
+    /// Shows what would be rented and what it may cost, and rents nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// How a run is told.
+    #[command(flatten)]
+    pub telling: TellingArgs,
+}
+
+/// How a command tells what happens.
+#[derive(Debug, Args)]
+pub struct TellingArgs {
+    /// Doesn't ask before money is spent.
+    #[arg(long, short)]
+    pub yes: bool,
+    /// Events as JSON, one a line, on standard output.
+    #[arg(long)]
+    pub json: bool,
+    /// The worker's binary, where it isn't beside this one.
+    #[arg(long, env = "PIECEWORK_WORKER", value_name = "FILE")]
+    pub worker: Option<PathBuf>,
+}
+
+/// What `resume` takes.
+#[derive(Debug, Args)]
+pub struct ResumeArgs {
+    /// The run: its name, the end of its name, its folder, or `last`.
+    pub run: String,
+    /// Tries prompts again that could not be answered.
+    #[arg(long)]
+    pub retry_failed: bool,
+    /// When to stop this session at the latest, such as `90m` or `6h`.
+    #[arg(long, value_name = "TIME")]
+    pub deadline: Option<String>,
+    /// What the whole run may cost, in dollars.
+    #[arg(long, value_name = "USD")]
+    pub budget: Option<String>,
+    /// How it is told.
+    #[command(flatten)]
+    pub telling: TellingArgs,
+}
+
+/// What `ps` takes.
+#[derive(Debug, Args)]
+pub struct PsArgs {
+    /// As JSON, one instance a line.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `cleanup` takes.
+#[derive(Debug, Args)]
+pub struct CleanupArgs {
+    /// Doesn't ask before it ends anything.
+    #[arg(long, short)]
+    pub yes: bool,
+    /// As JSON, one instance a line.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// An engine, as it is typed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EngineName {
+    /// The model runs inside the worker.
+    Native,
+    /// No model: each prompt is its own answer. For tests and measurements.
+    Echo,
+}
+
+/// A format of prompts, as it is typed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FormatName {
+    /// A JSON object a line: `prompt`, `messages`, or a request of an `OpenAI` batch.
+    Jsonl,
+    /// Each line is a prompt.
+    Text,
+}
+
+/// Numbers to compute with, as they are typed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PrecisionName {
+    /// 32-bit floats.
+    F32,
+    /// 16-bit floats of IEEE 754.
+    F16,
+    /// 16-bit floats with the exponent of 32-bit ones.
+    Bf16,
+}

@@ -1,0 +1,28 @@
+//! The time of day, and the only place that asks for it.
+//!
+//! Durations are measured with [`std::time::Instant`]; this is for what is written down: a
+//! deadline must mean the same to a machine elsewhere, and to this one after it slept.
+
+use jiff::Timestamp;
+use std::time::{Duration, SystemTime};
+
+/// Now, to the second.
+pub fn now() -> Timestamp {
+    let now = Timestamp::now();
+    Timestamp::from_second(now.as_second()).unwrap_or(now)
+}
+
+/// A moment that lies this far ahead.
+pub fn after(start: Timestamp, time: Duration) -> Timestamp {
+    start.checked_add(time).unwrap_or(Timestamp::MAX)
+}
+
+/// The time from one moment to another; zero if they are the other way round.
+pub fn between(start: Timestamp, end: Timestamp) -> Duration {
+    end.duration_since(start).try_into().unwrap_or(Duration::ZERO)
+}
+
+/// A moment as a marketplace tells it.
+pub fn from_system(time: SystemTime) -> Timestamp {
+    Timestamp::try_from(time).unwrap_or(Timestamp::UNIX_EPOCH)
+}

@@ -1,0 +1,87 @@
+//! One verb a file: settings → core → exit code.
+
+mod cleanup;
+mod ps;
+mod resume;
+mod run;
+
+use crate::{
+    cli::{Cli, Command},
+    exit::Exit,
+    leases::Markets,
+    report,
+    run::{FolderError, Home},
+    settings::{self, SettingsError},
+};
+use clap::CommandFactory;
+use providers::{Local, Marketplace};
+use std::{env, io, path::Path, sync::Arc};
+
+/// Why a command could not do what it was to do.
+#[derive(Debug)]
+pub struct CommandError {
+    exit: Exit,
+    error: Box<dyn std::error::Error + Send + Sync>,
+    hint: Option<String>,
+}
+
+impl CommandError {
+    /// An error that ends the program with this code.
+    pub fn new(exit: Exit, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self { exit, error: error.into(), hint: None }
+    }
+
+    /// The same, with what to do about it.
+    #[must_use]
+    pub fn hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: Some(hint.into()), ..self }
+    }
+}
+
+impl From<SettingsError> for CommandError {
+    fn from(error: SettingsError) -> Self {
+        Self::new(Exit::Usage, error)
+    }
+}
+
+impl From<FolderError> for CommandError {
+    fn from(error: FolderError) -> Self {
+        Self::new(Exit::Failed, error)
+    }
+}
+
+/// Does what was typed.
+pub async fn dispatch(cli: Cli) -> Exit {
+    let home = cli.home.as_deref();
+    let result = match cli.command {
+        Command::ProvisionAndRun(args) => run::run(*args, home).await,
+        Command::Resume(args) => resume::resume(args, home).await,
+        Command::Ps(args) => ps::ps(&args, home).await,
+        Command::Cleanup(args) => cleanup::cleanup(&args, home).await,
+        Command::Completions { shell } => {
+            let mut command = Cli::command();
+            clap_complete::generate(shell, &mut command, "piecework", &mut io::stdout());
+            Ok(Exit::Done)
+        }
+        Command::LocalInstance { folder } => {
+            let served = providers::serve_local_instance(&folder).await;
+            served.map(|()| Exit::Done).map_err(|error| CommandError::new(Exit::Failed, error))
+        }
+    };
+    result.unwrap_or_else(|error| {
+        report::error(&*error.error, error.hint.as_deref());
+        error.exit
+    })
+}
+
+fn open_home(named: Option<&Path>) -> Result<Home, CommandError> {
+    Ok(Home::open(&settings::home(named)?)?)
+}
+
+/// Every marketplace that can be asked.
+fn markets(home: &Home) -> Result<Markets, CommandError> {
+    let own = env::current_exe().map_err(|error| CommandError::new(Exit::Failed, error))?;
+    let program = vec![own.into_os_string(), "local-instance".into()];
+    let local: Arc<dyn Marketplace> = Arc::new(Local::new(home.instances(), program));
+    Ok(Markets::new([local]))
+}

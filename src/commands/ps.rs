@@ -1,0 +1,99 @@
+//! `ps`: what runs and what it costs, on every marketplace.
+
+use super::{CommandError, markets, open_home};
+use crate::{
+    cleanup::{self, Found, Kind, Listings},
+    cli::PsArgs,
+    clock,
+    exit::Exit,
+    report::{self, Table, words},
+};
+use serde_json::json;
+use std::path::Path;
+
+/// Shows.
+pub(super) async fn ps(args: &PsArgs, home: Option<&Path>) -> Result<Exit, CommandError> {
+    let home = open_home(home)?;
+    let markets = markets(&home)?;
+    let accounts = cleanup::accounts(&home)?;
+    let listings = cleanup::listings(&markets).await;
+    let found = cleanup::sort(&accounts, &listings, &home.owner()?, clock::now());
+    show(&found, args.json);
+    let exit = unknown(&listings);
+    if found.is_empty() && exit == Exit::Done {
+        report::note("nothing is running");
+    }
+    Ok(exit)
+}
+
+/// Says what could not be asked. An answer that couldn't be had is never "nothing".
+pub(super) fn unknown(listings: &Listings) -> Exit {
+    let mut exit = Exit::Done;
+    for (provider, listing) in listings {
+        if let Err(error) = listing {
+            report::error(error, Some(&format!("what runs on {provider} is unknown")));
+            exit = Exit::MayBeBilled;
+        }
+    }
+    exit
+}
+
+pub(super) fn show(found: &[Found], as_json: bool) {
+    if as_json {
+        for found in found {
+            report::out(&json(found).to_string());
+        }
+        return;
+    }
+    if found.is_empty() {
+        return;
+    }
+    let mut table =
+        Table::new(&["marketplace", "instance", "run", "whose", "state", "age", "price", "spent"]);
+    let dash = || "-".to_owned();
+    for found in found {
+        let instance = found.instance.as_ref();
+        table.row([
+            found.provider.clone(),
+            instance.map_or_else(dash, |instance| instance.id.to_string()),
+            found.run.as_ref().map_or_else(dash, ToString::to_string),
+            word(found.kind).to_owned(),
+            instance.map_or_else(|| "not listed".to_owned(), |i| i.state.to_string()),
+            found.age.map_or_else(dash, words::time),
+            found.price.map_or_else(dash, |price| price.to_string()),
+            found.spent().map_or_else(dash, |spent| spent.to_string()),
+        ]);
+    }
+    table.print();
+}
+
+fn word(kind: Kind) -> &'static str {
+    match kind {
+        Kind::InUse => "in use",
+        Kind::Orphaned => "orphaned",
+        Kind::Missing => "owed",
+        Kind::Elsewhere => "another computer's",
+        Kind::Stranger => "not ours",
+    }
+}
+
+fn json(found: &Found) -> serde_json::Value {
+    json!({
+        "v": 1,
+        "provider": found.provider,
+        "label": found.label,
+        "id": found.instance.as_ref().map(|instance| &instance.id),
+        "run": found.run,
+        "kind": match found.kind {
+            Kind::InUse => "in_use",
+            Kind::Orphaned => "orphaned",
+            Kind::Missing => "missing",
+            Kind::Elsewhere => "elsewhere",
+            Kind::Stranger => "stranger",
+        },
+        "state": found.instance.as_ref().map(|instance| instance.state.to_string()),
+        "age_seconds": found.age.map(|age| age.as_secs()),
+        "micro_usd_per_hour": found.price,
+        "micro_usd_spent": found.spent(),
+    })
+}

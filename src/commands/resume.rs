@@ -1,0 +1,22 @@
+//! `resume`: go on where a run stopped.
+
+use super::{CommandError, open_home, run};
+use crate::{cli::ResumeArgs, exit::Exit, settings};
+use std::path::Path;
+
+/// Goes on.
+pub(super) async fn resume(args: ResumeArgs, home: Option<&Path>) -> Result<Exit, CommandError> {
+    let worker = settings::worker(args.telling.worker.as_deref())?;
+    let home = open_home(home)?;
+    let folder = home.find(&args.run)?;
+    let mut plan = folder.plan()?;
+    if let Some(text) = &args.deadline {
+        plan.deadline = Some(settings::time(text)?);
+    }
+    if let Some(text) = &args.budget {
+        plan.budget = Some(settings::usd(text)?);
+    }
+    let mut setting = run::setting(&home, folder, plan, worker)?;
+    setting.retry_failed = args.retry_failed;
+    run::go(setting, args.telling.json, None).await
+}

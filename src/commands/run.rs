@@ -1,0 +1,256 @@
+//! `provision-and-run`: rent, answer all prompts, give back.
+
+use super::{CommandError, markets, open_home};
+use crate::{
+    catalog,
+    cli::RunArgs,
+    clock,
+    event::{Event, Events},
+    exit::Exit,
+    label::RunId,
+    leases::Markets,
+    prompts::{self, Input, Survey},
+    report::{self, Style, words},
+    run::{
+        Home, Ladder, NewPlan, Outcome, Plan, RunError, RunFolder, Setting, Why, run as run_plan,
+    },
+    settings::{self, Settings},
+};
+use providers::{Offer, Usd};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+use tokio::sync::mpsc::unbounded_channel;
+
+/// How many bad lines are shown. All are in the errors file in the end.
+const BAD_LINES_SHOWN: usize = 3;
+
+/// Runs.
+pub(super) async fn run(args: RunArgs, home: Option<&Path>) -> Result<Exit, CommandError> {
+    let settings = Settings::new(&args)?;
+    let worker = settings::worker(args.telling.worker.as_deref())?;
+    let out = args.out.as_deref().map(|out| usable_out(out, args.force)).transpose()?;
+    let home = open_home(home)?;
+    let markets = markets(&home)?;
+    let run = RunId::random(clock::now());
+    let folder = home.create(&run)?;
+    let prepared = prepare(&args, &settings, &markets, &folder).await;
+    let (input, survey, offer) = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            folder.discard();
+            return Err(error);
+        }
+    };
+    tell_bad_lines(&survey);
+    let what = describe(&offer);
+    let worst = worst(&settings, &offer);
+    report_plan(&settings, &survey, &what, &offer, worst);
+    if args.dry_run {
+        folder.discard();
+        return Ok(Exit::Done);
+    }
+    if worst != Usd(0) && !args.telling.yes && !report::ask("go on?") {
+        folder.discard();
+        let refused = CommandError::new(Exit::Refused, "nothing was rented");
+        return Err(refused.hint("say yes, or give `--yes`"));
+    }
+    let new = NewPlan {
+        input,
+        fingerprint: survey.fingerprint.clone(),
+        prompts: survey.prompts,
+        job: settings.job,
+        provider: settings.provider,
+        machines: settings.machines,
+        ceiling: settings.ceiling,
+        budget: settings.budget,
+        deadline: settings.deadline,
+        out,
+    };
+    let plan = Plan::new(run, clock::now(), new);
+    folder.keep(&plan)?;
+    let setting = Setting {
+        folder,
+        plan,
+        owner: home.owner()?,
+        markets,
+        worker,
+        retry_failed: false,
+        survey: Some(survey),
+    };
+    let chosen = Event::OfferChosen {
+        provider: setting.plan.provider.clone(),
+        what,
+        price: offer.price,
+        machines: setting.plan.machines,
+    };
+    go(setting, args.telling.json, Some(chosen)).await
+}
+
+/// Works on a plan, tells what happens, and says how it ended.
+pub(super) async fn go(
+    setting: Setting,
+    json: bool,
+    first: Option<Event>,
+) -> Result<Exit, CommandError> {
+    let (sender, receiver) = unbounded_channel();
+    let style = if json { Style::Json } else { Style::Human };
+    let telling = tokio::spawn(report::tell(style, receiver));
+    let ladder = Ladder::default();
+    ladder.obey_signals().map_err(|error| CommandError::new(Exit::Failed, error))?;
+    let events = Events::to(sender);
+    if let Some(event) = first {
+        events.send(event);
+    }
+    let run = setting.plan.run.clone();
+    let markets = setting.markets.clone();
+    let ledger = setting.folder.ledger();
+    let outcome = run_plan(setting, events, ladder).await;
+    // A reporter that crashed has nothing to add.
+    drop(telling.await);
+    match outcome {
+        Ok(outcome) => Ok(conclude(&outcome, &run, &ledger, &markets)),
+        Err(error @ (RunError::Prompts(_) | RunError::Ledger(_))) => {
+            Err(CommandError::new(Exit::Failed, error))
+        }
+        Err(error @ (RunError::Results(_) | RunError::Files { .. })) => {
+            let error = CommandError::new(Exit::Failed, error);
+            Err(error.hint(format!("then go on with `piecework resume {run}`")))
+        }
+    }
+}
+
+fn conclude(outcome: &Outcome, run: &RunId, ledger: &Path, markets: &Markets) -> Exit {
+    if !outcome.owed.is_empty() {
+        report::owed(&outcome.owed, ledger, markets);
+        return Exit::MayBeBilled;
+    }
+    let resume = format!("go on with `piecework resume {run}`");
+    match &outcome.why {
+        Some(Why::Stopped(_)) => Exit::Stopped,
+        Some(why @ Why::NoOffer(_)) => {
+            report::error(why, Some(&format!("raise `--max-price`, or {resume} later")));
+            Exit::NoOffer
+        }
+        // These say themselves how to go on.
+        Some(why @ (Why::Results(_) | Why::Prompts(_))) => {
+            report::error(why, None);
+            Exit::Failed
+        }
+        Some(why @ (Why::NoInstance(_) | Why::Work(_) | Why::Lease(_) | Why::Crashed)) => {
+            report::error(why, Some(&format!("once that is mended, {resume}")));
+            Exit::Failed
+        }
+        None if outcome.summary.failed != 0 => Exit::SomeFailed,
+        None => Exit::Done,
+    }
+}
+
+/// Everything that can be known before anything is rented.
+async fn prepare(
+    args: &RunArgs,
+    settings: &Settings,
+    markets: &Markets,
+    folder: &RunFolder,
+) -> Result<(Input, Survey, Offer), CommandError> {
+    let failed = |error| CommandError::new(Exit::Failed, error);
+    let path = if args.prompts == Path::new("-") {
+        let path = folder.stdin();
+        prompts::spool(io::stdin().lock(), &path)
+            .map_err(|e| CommandError::new(Exit::Failed, e))?;
+        path
+    } else {
+        std::path::absolute(&args.prompts).map_err(|e| CommandError::new(Exit::Failed, e))?
+    };
+    let input = Input { path, options: settings.prompts.clone() };
+    let survey = tokio::task::spawn_blocking({
+        let input = input.clone();
+        move || prompts::survey(&input, |_| {})
+    });
+    let survey = survey.await.map_err(|crash| failed(crash.to_string()))?;
+    let survey = survey.map_err(|error| CommandError::new(Exit::Failed, error))?;
+    let market = markets.get(&settings.provider).ok_or_else(|| {
+        let names: Vec<&str> = markets.iter().map(|(name, _)| name).collect();
+        let unknown = format!("there is no marketplace `{}`", settings.provider);
+        CommandError::new(Exit::Usage, unknown).hint(format!("there is {}", names.join(", ")))
+    })?;
+    let offer = catalog::quote(&**market, settings.ceiling).await.map_err(|error| {
+        let exit = match error {
+            catalog::QuoteError::NoOffer(_) => Exit::NoOffer,
+            catalog::QuoteError::Market(_) => Exit::Failed,
+        };
+        CommandError::new(exit, error)
+    })?;
+    Ok((input, survey, offer))
+}
+
+/// The place for the completions, made absolute, unless something is there already.
+fn usable_out(out: &Path, force: bool) -> Result<PathBuf, CommandError> {
+    if out == Path::new("-") {
+        return Ok(out.to_owned());
+    }
+    let out = std::path::absolute(out).map_err(|error| CommandError::new(Exit::Usage, error))?;
+    if out.is_dir() {
+        let error = format!("`{}` is a folder; name a file in it", out.display());
+        return Err(CommandError::new(Exit::Usage, error));
+    }
+    if out.exists() && !force {
+        let error = format!("`{}` is there already", out.display());
+        let hint = "name another file with `--out`, or overwrite it with `--force`";
+        return Err(CommandError::new(Exit::Usage, error).hint(hint));
+    }
+    match out.parent() {
+        Some(folder) if folder.is_dir() => Ok(out),
+        _ => {
+            let error = format!("there is no folder for `{}`", out.display());
+            Err(CommandError::new(Exit::Usage, error).hint("make it first"))
+        }
+    }
+}
+
+fn tell_bad_lines(survey: &Survey) {
+    if survey.bad == 0 {
+        return;
+    }
+    for bad in survey.first_bad.iter().take(BAD_LINES_SHOWN) {
+        report::note(&format!("warning: line {}: {}", bad.line, bad.reason));
+    }
+    let all = words::plural(survey.bad, "bad line");
+    report::note(&format!("warning: {all} will be in the errors file; the rest is done"));
+}
+
+fn describe(offer: &Offer) -> String {
+    let gpus = offer.gpus.as_ref().map(|gpus| format!("{} × {}, ", gpus.count, gpus.name));
+    let (cores, memory) = (words::plural(u64::from(offer.cores), "core"), offer.memory);
+    format!("{}{cores}, {memory}, {}", gpus.unwrap_or_default(), offer.region)
+}
+
+/// What the run costs at most.
+fn worst(settings: &Settings, offer: &Offer) -> Usd {
+    let time = settings.deadline.unwrap_or(Duration::from_hours(24));
+    let all = Usd(offer.price.over(time).0.saturating_mul(u64::from(settings.machines)));
+    settings.budget.map_or(all, |budget| budget.min(all))
+}
+
+fn report_plan(settings: &Settings, survey: &Survey, what: &str, offer: &Offer, worst: Usd) {
+    let prompts = words::plural(survey.prompts, "prompt");
+    let size = words::size(survey.bytes);
+    report::note(&format!("{prompts}, {size}, for {}", settings.job.model.name));
+    if worst != Usd(0) || offer.price.0 != 0 {
+        let machines = settings.machines;
+        report::note(&format!("{machines} × {what} at {}: at most {worst}", offer.price));
+    }
+}
+
+/// The home of a run that is gone on with.
+pub(super) fn setting(
+    home: &Home,
+    folder: RunFolder,
+    plan: Plan,
+    worker: PathBuf,
+) -> Result<Setting, CommandError> {
+    let (owner, markets) = (home.owner()?, markets(home)?);
+    Ok(Setting { folder, plan, owner, markets, worker, retry_failed: false, survey: None })
+}

@@ -1,0 +1,332 @@
+//! Renting and giving back. No other file calls `rent` or `release`.
+
+use crate::{
+    clock,
+    event::{Event, Events},
+    ledger::{Books, Entry, Lease, LeaseState, Ledger, LedgerError, Terms},
+};
+use providers::{ErrorKind, Instance, InstanceId, Label, Marketplace, Order};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    task::{Id, JoinSet},
+    time::sleep,
+};
+
+/// How often a listing is looked at while it may still be behind.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// How often one is asked for that fails, before the question is left to settling.
+const LOOKS: u32 = 20;
+
+/// The shortest and the longest pause between two attempts to give back.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_mins(1));
+
+/// Every marketplace that may be rented from, by name.
+#[derive(Clone, Debug, Default)]
+pub struct Markets(BTreeMap<&'static str, Arc<dyn Marketplace>>);
+
+impl Markets {
+    /// These.
+    pub fn new(markets: impl IntoIterator<Item = Arc<dyn Marketplace>>) -> Self {
+        Self(markets.into_iter().map(|market| (market.capabilities().name, market)).collect())
+    }
+
+    /// The one with this name.
+    pub fn get(&self, name: &str) -> Option<&Arc<dyn Marketplace>> {
+        self.0.get(name)
+    }
+
+    /// All, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &Arc<dyn Marketplace>)> {
+        self.0.iter().map(|(name, market)| (*name, market))
+    }
+}
+
+/// Why an instance could not be had, or not be given back.
+#[derive(Debug, thiserror::Error)]
+pub enum LeaseError {
+    /// The marketplace failed us.
+    #[error(transparent)]
+    Market(#[from] providers::Error),
+    /// The ledger can't be written, and without it nothing may be rented.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The ledger names a marketplace that can't be asked.
+    #[error("{0} can't be asked: log in with `piecework login {0}`")]
+    NoMarket(String),
+    /// The task that rented crashed. Whatever it rented is found by its label.
+    #[error("renting was interrupted")]
+    Interrupted,
+    /// It was asked to go, and is still in the listing.
+    #[error("{0} is still listed")]
+    StillListed(InstanceId),
+}
+
+/// What came of an order.
+#[derive(Debug)]
+enum Placed {
+    Rented(Box<Instance>),
+    /// The marketplace has nothing of ours.
+    Refused(providers::Error),
+    /// It can't be told.
+    Unknown(providers::Error),
+}
+
+/// Something that became of a lease.
+#[derive(Debug)]
+pub enum News {
+    /// An order is answered. After an error nothing is rented, or the ledger says that something
+    /// may be.
+    Rented(Label, Result<Box<Instance>, LeaseError>),
+    /// An instance is gone from the listing.
+    Released(Label),
+}
+
+#[derive(Debug)]
+enum Done {
+    Placed(Placed),
+    Gone,
+}
+
+/// The leases of one run.
+///
+/// Requests to marketplaces go on by themselves, for a request whose future is dropped may have
+/// been carried out; their answers are entered into the ledger by [`Leases::news`].
+#[derive(Debug)]
+pub struct Leases {
+    markets: Markets,
+    ledger: Ledger,
+    events: Events,
+    under_way: JoinSet<Done>,
+    /// Whose each request is that is under way.
+    labels: HashMap<Id, Label>,
+}
+
+impl Leases {
+    /// Leases on `markets`, accounted for in `ledger`.
+    pub fn new(markets: Markets, ledger: Ledger, events: Events) -> Self {
+        let (under_way, labels) = (JoinSet::new(), HashMap::new());
+        Self { markets, ledger, events, under_way, labels }
+    }
+
+    /// What the ledger says.
+    pub fn books(&self) -> &Books {
+        self.ledger.books()
+    }
+
+    /// Begins to rent what `order` names. It is in the ledger when this returns.
+    pub fn order(&mut self, order: Order, terms: Terms) -> Result<(), LeaseError> {
+        let market = self.market(&terms.provider)?.clone();
+        let label = order.label.clone();
+        self.ledger.record(&label, Entry::Ordered(terms))?;
+        let task = async move { Done::Placed(place(&*market, &order).await) };
+        self.labels.insert(self.under_way.spawn(task).id(), label);
+        Ok(())
+    }
+
+    /// Begins to give back what is owed under `label`, which goes on until the listing says that
+    /// it is gone. One that is over, or has a request under way, is `Ok`.
+    pub fn release(&mut self, label: &Label) -> Result<(), LeaseError> {
+        let Some(lease) = self.books().lease(label).cloned() else {
+            return Ok(());
+        };
+        if !lease.state.is_owed() || self.is_under_way(label) {
+            return Ok(());
+        }
+        let market = self.market(&lease.terms.provider)?.clone();
+        // With a full disk the ledger goes on saying that it is owed, which is never too little.
+        let recorded = self.ledger.record(label, Entry::Releasing);
+        let (events, label) = (self.events.clone(), label.clone());
+        let named = label.clone();
+        let task = async move {
+            release_until_gone(&*market, &label, &lease, &events).await;
+            Done::Gone
+        };
+        self.labels.insert(self.under_way.spawn(task).id(), named);
+        Ok(recorded?)
+    }
+
+    /// Waits for the next answer of a marketplace. None where nothing is under way. Cancel-safe.
+    pub async fn news(&mut self) -> Option<Result<News, LedgerError>> {
+        let (id, done) = match self.under_way.join_next_with_id().await? {
+            Ok((id, done)) => (id, Some(done)),
+            Err(crashed) => (crashed.id(), None),
+        };
+        let label = self.labels.remove(&id).expect("every task is noted when it is spawned");
+        Some(self.enter(label, done))
+    }
+
+    fn enter(&mut self, label: Label, done: Option<Done>) -> Result<News, LedgerError> {
+        let answer = match done {
+            Some(Done::Gone) => {
+                self.ledger.record(&label, Entry::Released)?;
+                let cost = self.books().lease(&label).map(|lease| lease.cost(clock::now()));
+                let cost = cost.unwrap_or_default();
+                self.events.send(Event::Released { label: label.clone(), cost });
+                return Ok(News::Released(label));
+            }
+            Some(Done::Placed(Placed::Rented(instance))) => {
+                self.ledger.record(&label, Entry::Rented(instance.id.clone()))?;
+                Ok(instance)
+            }
+            Some(Done::Placed(Placed::Refused(error))) => {
+                self.ledger.record(&label, Entry::Refused)?;
+                Err(error.into())
+            }
+            Some(Done::Placed(Placed::Unknown(error))) => Err(error.into()),
+            None => Err(LeaseError::Interrupted),
+        };
+        Ok(News::Rented(label, answer))
+    }
+
+    /// Looks for the instance of a lease that an earlier session left, and takes it over if it is
+    /// there and not on its way out.
+    pub async fn adopt(&mut self, label: &Label) -> Result<Option<Instance>, LeaseError> {
+        let Some(lease) = self.books().lease(label).cloned() else {
+            return Ok(None);
+        };
+        let market = self.market(&lease.terms.provider)?.clone();
+        let found = find(&*market, label, lease.state.id()).await?;
+        Ok(match (lease.state, found) {
+            (LeaseState::Held(_), Some(instance)) => Some(instance),
+            (LeaseState::Ordered, Some(instance)) => {
+                self.ledger.record(label, Entry::Rented(instance.id.clone()))?;
+                Some(instance)
+            }
+            _ => None,
+        })
+    }
+
+    /// Gives back everything owed, however long it takes. Whoever calls may drop this at any
+    /// point, and must then say what is still owed.
+    pub async fn settle(&mut self) -> Result<(), LeaseError> {
+        let mut settled = Ok(());
+        loop {
+            let owed: Vec<Label> = self.books().owed().map(|(label, _)| label.clone()).collect();
+            for label in &owed {
+                // One that fails doesn't keep the next from being tried. One whose order is under
+                // way has no id yet, and its turn comes once that is answered.
+                settled = settled.and(self.release(label));
+            }
+            match self.news().await {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Err(error.into()),
+                None => return settled,
+            }
+        }
+    }
+
+    fn is_under_way(&self, label: &Label) -> bool {
+        self.labels.values().any(|other| other == label)
+    }
+
+    fn market(&self, name: &str) -> Result<&Arc<dyn Marketplace>, LeaseError> {
+        self.markets.get(name).ok_or_else(|| LeaseError::NoMarket(name.to_owned()))
+    }
+}
+
+async fn release_until_gone(
+    market: &dyn Marketplace,
+    label: &Label,
+    lease: &Lease,
+    events: &Events,
+) {
+    let mut pause = PAUSES.0;
+    while let Err(error) = give_back(market, label, lease).await {
+        let reason = describe(&error);
+        events.send(Event::StillOwed { label: label.clone(), reason });
+        sleep(pause).await;
+        pause = (pause * 2).min(PAUSES.1);
+    }
+}
+
+/// Gives back once. `Ok` only if a whole listing, late enough to show it, doesn't.
+async fn give_back(
+    market: &dyn Marketplace,
+    label: &Label,
+    lease: &Lease,
+) -> Result<(), LeaseError> {
+    let age = clock::between(lease.since, clock::now());
+    // An instance missing from the listing before this may only be late.
+    let lag = market.capabilities().listing_lag.saturating_sub(age);
+    let id = if let Some(id) = lease.state.id() {
+        Some(id.clone())
+    } else {
+        sleep(lag).await;
+        find(market, label, None).await?.map(|instance| instance.id)
+    };
+    if let Some(id) = &id {
+        market.release(id).await?;
+        sleep(lag).await;
+    }
+    // Released is what the listing says, not what the answer said.
+    match find(market, label, id.as_ref()).await? {
+        Some(instance) => Err(LeaseError::StillListed(instance.id)),
+        None => Ok(()),
+    }
+}
+
+async fn find(
+    market: &dyn Marketplace,
+    label: &Label,
+    id: Option<&InstanceId>,
+) -> Result<Option<Instance>, LeaseError> {
+    let ours = |found: &Instance| Some(&found.id) == id || found.label.as_ref() == Some(label);
+    Ok(market.instances().await?.into_iter().find(ours))
+}
+
+/// Rents, and where no answer came, looks until it is clear what happened.
+async fn place(market: &dyn Marketplace, order: &Order) -> Placed {
+    let error = match market.rent(order).await {
+        Ok(instance) => return Placed::Rented(Box::new(instance)),
+        Err(error) if error.kind != ErrorKind::Uncertain => return Placed::Refused(error),
+        Err(error) => error,
+    };
+    let lag = tokio::time::Instant::now() + market.capabilities().listing_lag;
+    for _ in 0..LOOKS {
+        let late = lag <= tokio::time::Instant::now();
+        let listed = market.instances().await;
+        let found = listed.as_ref().ok().and_then(|instances| {
+            instances.iter().find(|found| found.label.as_ref() == Some(&order.label))
+        });
+        match (found, late) {
+            (Some(instance), _) => return Placed::Rented(Box::new(instance.clone())),
+            // A whole listing, taken late enough to show it, doesn't.
+            (None, true) if listed.is_ok() => return Placed::Refused(error),
+            (None, _) => sleep(LOOK_EVERY).await,
+        }
+    }
+    Placed::Unknown(error)
+}
+
+/// An error with its causes, on one line.
+pub fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        // A transparent error and its cause say the same.
+        if !text.ends_with(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// Ends an instance that only its label proves to be ours, and returns once it is gone from the
+/// listing.
+pub async fn end_stray(market: &dyn Marketplace, instance: &Instance) -> Result<(), LeaseError> {
+    market.release(&instance.id).await?;
+    for _ in 0..LOOKS {
+        if market.instances().await?.iter().all(|listed| listed.id != instance.id) {
+            return Ok(());
+        }
+        sleep(LOOK_EVERY).await;
+    }
+    Err(LeaseError::StillListed(instance.id.clone()))
+}

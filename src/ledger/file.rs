@@ -1,0 +1,272 @@
+//! The ledger on disk: an append-only file of lines, each with a checksum, each synced before
+//! `append` returns, locked while somebody works with it.
+//!
+//! ```text
+//! 5d1a0b3c {"v":1,"at":"2026-11-24T12:00:00Z","opened":{"run":"nov24-7kq3","pid":4711,…}}
+//! 9e2f77a1 {"v":1,"at":"2026-11-24T12:00:01Z","lease":{"label":"pw-…","entry":{"ordered":{…}}}}
+//! ```
+//!
+//! A last line that was cut short by a crash was not yet promised to anybody, and is cut off. Any
+//! other damage is an error: the lines after it may say that something is owed.
+
+use super::state::Entry;
+use crate::label::RunId;
+use jiff::Timestamp;
+use providers::Label;
+use serde::{Deserialize, Serialize};
+use std::{
+    fs::{File, OpenOptions, TryLockError},
+    io::{self, Read, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+};
+
+/// The version of the lines.
+const VERSION: u32 = 1;
+
+/// One line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Line {
+    v: u32,
+    /// When it was written.
+    pub at: Timestamp,
+    /// What it says.
+    #[serde(flatten)]
+    pub fact: Fact,
+}
+
+/// What a line says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Fact {
+    /// A program took the ledger up.
+    Opened(Holder),
+    /// Something happened to a lease.
+    Lease {
+        /// Which.
+        label: Label,
+        /// What.
+        entry: Entry,
+    },
+}
+
+/// Who works with a ledger.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// The run.
+    pub run: RunId,
+    /// The program's process id.
+    pub pid: u32,
+    /// The computer's name.
+    pub host: String,
+}
+
+/// Why a ledger can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// The disk failed, or is full.
+    #[error("the ledger {path} can't be read or written")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another program has it.
+    #[error("the run is in use by process {pid} on {host}", pid = holder.pid, host = holder.host)]
+    InUse {
+        /// Who has it.
+        holder: Holder,
+    },
+    /// Another program has it, and hasn't yet said who it is.
+    #[error("the run is in use by another program")]
+    InUseByUnknown,
+    /// A line in the middle is damaged.
+    #[error(
+        "line {line} of the ledger {path} is damaged; `piecework cleanup` can still find its instances by their labels"
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Which line, from 1.
+        line: usize,
+    },
+    /// It was written by a later version.
+    #[error("the ledger {path} was written by a later version of piecework: use that one")]
+    TooNew {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// A ledger's file, locked.
+#[derive(Debug)]
+pub(super) struct LedgerFile {
+    path: PathBuf,
+    file: File,
+    length: u64,
+}
+
+impl LedgerFile {
+    /// Opens the file at `path`, made if it is missing, and locks it. Returns its lines too.
+    pub(super) fn open(path: &Path) -> Result<(Self, Vec<Line>), FileError> {
+        let failed = |source| FileError::Io { path: path.to_owned(), source };
+        let file = OpenOptions::new().create(true).read(true).append(true).open(path);
+        let mut file = file.map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(in_use(path)),
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+        }
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(failed)?;
+        let (lines, whole) = parse(path, &bytes)?;
+        file.set_len(whole).map_err(failed)?;
+        file.seek(SeekFrom::End(0)).map_err(failed)?;
+        if let Some(folder) = path.parent() {
+            // The file's own name must survive a crash too.
+            File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
+        }
+        Ok((Self { path: path.to_owned(), file, length: whole }, lines))
+    }
+
+    /// Appends a line, and returns once it is on disk.
+    pub(super) fn append(&mut self, at: Timestamp, fact: Fact) -> Result<Line, FileError> {
+        let line = Line { v: VERSION, at, fact };
+        let json = serde_json::to_string(&line).expect("a line has only plain values");
+        let text = format!("{:08x} {json}\n", crc32fast::hash(json.as_bytes()));
+        let written = self.file.write_all(text.as_bytes()).and_then(|()| self.file.sync_data());
+        if let Err(source) = written {
+            // What is half there would damage the next line.
+            drop(self.file.set_len(self.length));
+            return Err(FileError::Io { path: self.path.clone(), source });
+        }
+        self.length += text.len() as u64;
+        Ok(line)
+    }
+}
+
+/// The lines of the file at `path`, without locking it. None if there is no such file.
+pub(super) fn read(path: &Path) -> Result<Option<Vec<Line>>, FileError> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(parse(path, &bytes)?.0)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(FileError::Io { path: path.to_owned(), source }),
+    }
+}
+
+/// Whether a program has the ledger at `path` in use. In doubt, it has not.
+pub(super) fn is_in_use(path: &Path) -> bool {
+    File::open(path).is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+}
+
+fn in_use(path: &Path) -> FileError {
+    let lines = read(path).ok().flatten().unwrap_or_default();
+    let holder = lines.into_iter().rev().find_map(|line| match line.fact {
+        Fact::Opened(holder) => Some(holder),
+        Fact::Lease { .. } => None,
+    });
+    holder.map_or(FileError::InUseByUnknown, |holder| FileError::InUse { holder })
+}
+
+/// The lines in `bytes`, and how many bytes of them are whole.
+fn parse(path: &Path, bytes: &[u8]) -> Result<(Vec<Line>, u64), FileError> {
+    let mut lines = Vec::new();
+    let mut whole = 0;
+    for (number, text) in bytes.split_inclusive(|byte| *byte == b'\n').enumerate() {
+        let line = parse_line(text);
+        let last = whole + text.len() == bytes.len();
+        match line {
+            Some(line) if line.v <= VERSION => lines.push(line),
+            Some(_) => return Err(FileError::TooNew { path: path.to_owned() }),
+            None if last && !text.ends_with(b"\n") => break,
+            None => return Err(FileError::Damaged { path: path.to_owned(), line: number + 1 }),
+        }
+        whole += text.len();
+    }
+    Ok((lines, whole as u64))
+}
+
+fn parse_line(text: &[u8]) -> Option<Line> {
+    let text = str::from_utf8(text).ok()?.strip_suffix('\n')?;
+    let (checksum, json) = text.split_once(' ')?;
+    let checksum = u32::from_str_radix(checksum, 16).ok()?;
+    (checksum == crc32fast::hash(json.as_bytes())).then(|| serde_json::from_str(json).ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fact(pid: u32) -> Fact {
+        let run = "nov24-7kq3".parse().expect("it is a run");
+        Fact::Opened(Holder { run, pid, host: "here".into() })
+    }
+
+    fn written(folder: &Path, count: u32) -> PathBuf {
+        let path = folder.join("ledger");
+        let (mut file, _) = LedgerFile::open(&path).expect("it opens");
+        for pid in 0..count {
+            file.append(Timestamp::UNIX_EPOCH, fact(pid)).expect("it is written");
+        }
+        path
+    }
+
+    #[test]
+    fn what_is_appended_is_read_back() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = written(folder.path(), 3);
+        let lines = read(&path).expect("it is whole").expect("it is there");
+        let facts: Vec<Fact> = lines.into_iter().map(|line| line.fact).collect();
+        assert_eq!(facts, [fact(0), fact(1), fact(2)]);
+    }
+
+    #[test]
+    fn a_ledger_cut_at_any_byte_keeps_its_whole_lines() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = written(folder.path(), 3);
+        let bytes = std::fs::read(&path).expect("it is there");
+        for end in 0..=bytes.len() {
+            std::fs::write(&path, &bytes[..end]).expect("it can be cut");
+            let whole = memchr::memchr_iter(b'\n', &bytes[..end]).count();
+            let (mut file, lines) = LedgerFile::open(&path).expect("it opens");
+            assert_eq!(lines.len(), whole, "cut at {end}");
+            file.append(Timestamp::UNIX_EPOCH, fact(9)).expect("it goes on");
+            drop(file);
+            assert_eq!(read(&path).expect("it is whole").expect("there").len(), whole + 1);
+        }
+    }
+
+    #[test]
+    fn damage_in_the_middle_is_an_error_that_names_the_line() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = written(folder.path(), 3);
+        let mut bytes = std::fs::read(&path).expect("it is there");
+        let second = bytes.iter().position(|byte| *byte == b'\n').expect("a line") + 20;
+        bytes[second] ^= 1;
+        std::fs::write(&path, bytes).expect("it can be damaged");
+        assert!(matches!(read(&path), Err(FileError::Damaged { line: 2, .. })));
+    }
+
+    #[test]
+    fn a_second_program_is_told_who_has_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("ledger");
+        let (mut file, _) = LedgerFile::open(&path).expect("it opens");
+        file.append(Timestamp::UNIX_EPOCH, fact(4711)).expect("it is written");
+        assert!(is_in_use(&path));
+        let error = LedgerFile::open(&path).expect_err("it is in use").to_string();
+        assert_eq!(error, "the run is in use by process 4711 on here");
+        drop(file);
+        assert!(!is_in_use(&path));
+    }
+
+    #[test]
+    fn a_person_can_read_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let text = std::fs::read_to_string(written(folder.path(), 1)).expect("it is text");
+        assert!(
+            text.contains(r#""at":"1970-01-01T00:00:00Z","opened":{"run":"nov24-7kq3""#),
+            "{text}"
+        );
+    }
+}

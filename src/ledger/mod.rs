@@ -1,0 +1,229 @@
+//! What we owe, written down before we owe it.
+//!
+//! An entry that announces an act is recorded before the act, and one that states a fact after it.
+//! So after a crash the ledger never says less than we owe.
+
+mod file;
+mod state;
+
+pub use file::{FileError, Holder};
+pub use state::{Entry, IllegalEntry, LeaseState, Terms};
+
+use crate::{clock, label::RunId};
+use file::{Fact, LedgerFile, Line};
+use jiff::Timestamp;
+use providers::{Label, Usd};
+use std::{collections::BTreeMap, path::Path};
+
+/// Why an entry could not be made, or a ledger not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// The file failed.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The entry makes no sense, which is a bug.
+    #[error("the ledger is out of step")]
+    Illegal(#[from] IllegalEntry),
+}
+
+/// One lease and its history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// What was ordered.
+    pub terms: Terms,
+    /// Where it stands.
+    pub state: LeaseState,
+    /// When it was ordered: billing may have begun then.
+    pub since: Timestamp,
+    /// When it was last heard of: if it is over, when it was found to be.
+    pub until: Timestamp,
+}
+
+impl Lease {
+    /// What it has cost, at most, by `now`.
+    pub fn cost(&self, now: Timestamp) -> Usd {
+        let end = if self.state.is_owed() { now } else { self.until };
+        match self.state {
+            LeaseState::Refused => Usd(0),
+            LeaseState::Absent
+            | LeaseState::Ordered
+            | LeaseState::Held(_)
+            | LeaseState::Releasing(_)
+            | LeaseState::Released => self.terms.price.over(clock::between(self.since, end)),
+        }
+    }
+}
+
+/// The leases of a run, as far as its ledger tells.
+#[derive(Clone, Debug, Default)]
+pub struct Books {
+    leases: BTreeMap<Label, Lease>,
+    opened: u64,
+}
+
+impl Books {
+    /// Reads the ledger at `path` without taking it. None if there is none.
+    pub fn read(path: &Path) -> Result<Option<Self>, LedgerError> {
+        file::read(path)?.map(Self::replay).transpose()
+    }
+
+    fn replay(lines: Vec<Line>) -> Result<Self, LedgerError> {
+        let mut books = Self::default();
+        for line in lines {
+            books.enter(&line)?;
+        }
+        Ok(books)
+    }
+
+    fn enter(&mut self, line: &Line) -> Result<(), IllegalEntry> {
+        match &line.fact {
+            Fact::Opened(_) => self.opened += 1,
+            Fact::Lease { label, entry } => {
+                let next = self.state(label).next(entry)?;
+                if let Entry::Ordered(terms) = entry {
+                    let (terms, state) = (terms.clone(), next);
+                    let lease = Lease { terms, state, since: line.at, until: line.at };
+                    self.leases.insert(label.clone(), lease);
+                } else if let Some(lease) = self.leases.get_mut(label) {
+                    lease.state = next;
+                    lease.until = line.at;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn state(&self, label: &Label) -> LeaseState {
+        self.leases.get(label).map_or(LeaseState::Absent, |lease| lease.state.clone())
+    }
+
+    /// Every lease that was ever ordered.
+    pub fn leases(&self) -> impl Iterator<Item = (&Label, &Lease)> {
+        self.leases.iter()
+    }
+
+    /// The lease under this label.
+    pub fn lease(&self, label: &Label) -> Option<&Lease> {
+        self.leases.get(label)
+    }
+
+    /// The leases that may still cost money.
+    pub fn owed(&self) -> impl Iterator<Item = (&Label, &Lease)> {
+        self.leases.iter().filter(|(_, lease)| lease.state.is_owed())
+    }
+
+    /// What everything has cost, at most, by `now`.
+    pub fn cost(&self, now: Timestamp) -> Usd {
+        Usd(self.leases.values().map(|lease| lease.cost(now).0).sum())
+    }
+
+    /// How often the ledger was taken up: the generation of whoever has it.
+    pub fn generation(&self) -> u64 {
+        self.opened
+    }
+}
+
+/// A ledger that we have in our hands. Nobody else can take it meanwhile.
+#[derive(Debug)]
+pub struct Ledger {
+    file: LedgerFile,
+    books: Books,
+}
+
+impl Ledger {
+    /// Takes up the ledger at `path`, made if it is missing, and notes that we did.
+    pub fn open(path: &Path, run: &RunId) -> Result<Self, LedgerError> {
+        let (mut file, lines) = LedgerFile::open(path)?;
+        let mut books = Books::replay(lines)?;
+        let holder = Holder { run: run.clone(), pid: std::process::id(), host: host() };
+        books.enter(&file.append(clock::now(), Fact::Opened(holder))?)?;
+        Ok(Self { file, books })
+    }
+
+    /// Adds an entry to a lease's history, if it may follow. It is on disk when this returns.
+    pub fn record(&mut self, label: &Label, entry: Entry) -> Result<(), LedgerError> {
+        // Asked first, so that no illegal line is ever written.
+        self.books.state(label).next(&entry)?;
+        let fact = Fact::Lease { label: label.clone(), entry };
+        Ok(self.books.enter(&self.file.append(clock::now(), fact)?)?)
+    }
+
+    /// What it says.
+    pub fn books(&self) -> &Books {
+        &self.books
+    }
+}
+
+/// Whether a program has the ledger at `path` in its hands.
+pub fn is_in_use(path: &Path) -> bool {
+    file::is_in_use(path)
+}
+
+fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use providers::{InstanceId, OfferId, UsdPerHour};
+
+    fn terms() -> Terms {
+        Terms {
+            provider: "anywhere".into(),
+            offer: OfferId("1".into()),
+            price: UsdPerHour(3_600_000),
+            worst: Usd(10),
+            expires: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    fn run() -> RunId {
+        "nov24-7kq3".parse().expect("it is a run")
+    }
+
+    #[test]
+    fn what_is_owed_outlives_the_program() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("ledger");
+        let (a, b, c) = (Label("a".into()), Label("b".into()), Label("c".into()));
+        let mut ledger = Ledger::open(&path, &run()).expect("it opens");
+        for label in [&a, &b, &c] {
+            ledger.record(label, Entry::Ordered(terms())).expect("it is the first");
+        }
+        ledger.record(&b, Entry::Rented(InstanceId("i".into()))).expect("it follows");
+        ledger.record(&c, Entry::Refused).expect("it follows");
+        drop(ledger);
+        let ledger = Ledger::open(&path, &run()).expect("it opens again");
+        let owed: Vec<_> = ledger.books().owed().map(|(label, _)| label.0.as_str()).collect();
+        assert_eq!((owed, ledger.books().generation()), (vec!["a", "b"], 2));
+    }
+
+    #[test]
+    fn an_illegal_entry_is_not_written() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("ledger");
+        let mut ledger = Ledger::open(&path, &run()).expect("it opens");
+        let error = ledger.record(&Label("a".into()), Entry::Released);
+        assert!(matches!(error, Err(LedgerError::Illegal(_))));
+        drop(ledger);
+        assert_eq!(Books::read(&path).expect("it is whole").expect("there").leases().count(), 0);
+    }
+
+    #[test]
+    fn a_lease_costs_from_the_order_until_it_is_gone() {
+        let second = |n| Timestamp::from_second(n).expect("it is a time");
+        let mut lease = Lease {
+            terms: terms(),
+            state: LeaseState::Ordered,
+            since: second(0),
+            until: second(0),
+        };
+        assert_eq!(lease.cost(second(5)), Usd(5_000));
+        lease.state = LeaseState::Released;
+        lease.until = second(3);
+        assert_eq!(lease.cost(second(5)), Usd(3_000));
+        lease.state = LeaseState::Refused;
+        assert_eq!(lease.cost(second(5)), Usd(0));
+    }
+}

@@ -1,0 +1,163 @@
+//! The life of a lease.
+//!
+//! ```text
+//! Absent ─ordered─▶ Ordered ─rented─▶ Held ─releasing─▶ Releasing ─released─▶ Released
+//!                      ├────refused──────────────────────────────────────────▶ Refused
+//!                      └────releasing─────────────────────▶┘
+//! ```
+//!
+//! There is no failed state: a lease is over when it is gone from the marketplace's listing, and
+//! owed until then.
+
+use jiff::Timestamp;
+use providers::{InstanceId, OfferId, Usd, UsdPerHour};
+use serde::{Deserialize, Serialize};
+
+/// What was ordered, and what it may come to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terms {
+    /// The marketplace's name.
+    pub provider: String,
+    /// The offer.
+    pub offer: OfferId,
+    /// What an hour costs.
+    pub price: UsdPerHour,
+    /// What it costs at most, if everything that ends it sooner fails.
+    pub worst: Usd,
+    /// When it is over in any case.
+    pub expires: Timestamp,
+}
+
+/// A line of the ledger about one lease.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Entry {
+    /// We are about to rent.
+    Ordered(Terms),
+    /// The marketplace gave us this instance.
+    Rented(InstanceId),
+    /// The marketplace said no, and has nothing of ours.
+    Refused,
+    /// We are about to release. May be repeated.
+    Releasing,
+    /// It is gone from the listing.
+    Released,
+}
+
+/// Where a lease stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum LeaseState {
+    /// Never heard of.
+    #[default]
+    Absent,
+    /// Perhaps rented.
+    Ordered,
+    /// Rented.
+    Held(InstanceId),
+    /// Being given back, by its id where we ever learned it.
+    Releasing(Option<InstanceId>),
+    /// Never rented.
+    Refused,
+    /// Given back.
+    Released,
+}
+
+/// An entry that makes no sense where it stands.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a lease that is {state:?} cannot become {entry:?}")]
+pub struct IllegalEntry {
+    state: LeaseState,
+    entry: Entry,
+}
+
+impl LeaseState {
+    /// Where the lease stands after `entry`.
+    pub fn next(&self, entry: &Entry) -> Result<Self, IllegalEntry> {
+        match (self, entry) {
+            (Self::Absent, Entry::Ordered(_)) => Ok(Self::Ordered),
+            (Self::Ordered, Entry::Rented(id)) => Ok(Self::Held(id.clone())),
+            (Self::Ordered, Entry::Refused) => Ok(Self::Refused),
+            (Self::Ordered | Self::Held(_) | Self::Releasing(_), Entry::Releasing) => {
+                Ok(Self::Releasing(self.id().cloned()))
+            }
+            (Self::Releasing(_), Entry::Released) => Ok(Self::Released),
+            _ => Err(IllegalEntry { state: self.clone(), entry: entry.clone() }),
+        }
+    }
+
+    /// The instance it is for, once we have been told.
+    pub const fn id(&self) -> Option<&InstanceId> {
+        match self {
+            Self::Held(id) | Self::Releasing(Some(id)) => Some(id),
+            Self::Absent
+            | Self::Ordered
+            | Self::Releasing(None)
+            | Self::Refused
+            | Self::Released => None,
+        }
+    }
+
+    /// Whether it may cost money. In doubt, it does.
+    pub const fn is_owed(&self) -> bool {
+        match self {
+            Self::Ordered | Self::Held(_) | Self::Releasing(_) => true,
+            Self::Absent | Self::Refused | Self::Released => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn terms() -> Terms {
+        Terms {
+            provider: "anywhere".into(),
+            offer: OfferId("1".into()),
+            price: UsdPerHour(1),
+            worst: Usd(1),
+            expires: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    #[test]
+    fn nothing_follows_the_end() {
+        let id = InstanceId("i".into());
+        for end in [LeaseState::Refused, LeaseState::Released] {
+            for entry in [
+                Entry::Ordered(terms()),
+                Entry::Rented(id.clone()),
+                Entry::Refused,
+                Entry::Releasing,
+                Entry::Released,
+            ] {
+                assert!(end.next(&entry).is_err(), "{end:?} then {entry:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_lease_whose_reply_was_lost_can_be_released_without_an_id() {
+        let ordered = LeaseState::Absent.next(&Entry::Ordered(terms())).expect("it is the first");
+        let releasing = ordered.next(&Entry::Releasing).expect("it may be rented");
+        assert_eq!(releasing, LeaseState::Releasing(None));
+        assert!(releasing.is_owed());
+        assert_eq!(releasing.next(&Entry::Released), Ok(LeaseState::Released));
+    }
+
+    #[test]
+    fn a_lease_is_owed_from_the_order_until_it_is_gone() {
+        let story = [
+            Entry::Ordered(terms()),
+            Entry::Rented(InstanceId("i".into())),
+            Entry::Releasing,
+            Entry::Releasing,
+        ];
+        let mut state = LeaseState::Absent;
+        for entry in story {
+            state = state.next(&entry).expect("the story is legal");
+            assert!(state.is_owed(), "{state:?}");
+        }
+        assert!(!state.next(&Entry::Released).expect("it is gone").is_owed());
+    }
+}

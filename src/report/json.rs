@@ -1,0 +1,25 @@
+//! Events as JSON, one a line, on standard output. Their shape is that of [`Event`].
+
+use super::{Reporter, out};
+use crate::{
+    clock,
+    event::{Event, VERSION},
+};
+use serde::Serialize;
+
+pub(super) struct Json;
+
+#[derive(Serialize)]
+struct Line<'a> {
+    v: u32,
+    at: jiff::Timestamp,
+    #[serde(flatten)]
+    event: &'a Event,
+}
+
+impl Reporter for Json {
+    fn hear(&mut self, event: &Event) {
+        let line = Line { v: VERSION, at: clock::now(), event };
+        out(&serde_json::to_string(&line).expect("an event has only plain values"));
+    }
+}

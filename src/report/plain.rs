@@ -1,0 +1,136 @@
+//! Events as lines, for logs: what happens when it happens, and progress every so often.
+
+use super::{Reporter, note, summary, words};
+use crate::event::{Event, Progress, SlotPhase};
+use std::{
+    collections::HashMap,
+    mem::discriminant,
+    time::{Duration, Instant},
+};
+
+/// How often progress is told: soon at first, then ever less often.
+const PACES: (Duration, Duration) = (Duration::from_secs(2), Duration::from_mins(1));
+
+#[derive(Default)]
+pub(super) struct Plain {
+    told: Option<(Instant, Duration)>,
+    phases: HashMap<u32, std::mem::Discriminant<SlotPhase>>,
+}
+
+impl Reporter for Plain {
+    fn hear(&mut self, event: &Event) {
+        match event {
+            Event::Progress(progress) => self.progress(progress),
+            Event::Phase { slot, phase } => {
+                let kind = discriminant(phase);
+                // One line for each phase, not for each step of it.
+                if self.phases.insert(*slot, kind) != Some(kind) {
+                    note(&format!("machine {slot}: {}", phase_words(phase)));
+                }
+            }
+            Event::RunStarted { .. }
+            | Event::OfferChosen { .. }
+            | Event::Rented { .. }
+            | Event::Reconnecting { .. }
+            | Event::Lost { .. }
+            | Event::Stopping { .. }
+            | Event::Settling { .. }
+            | Event::Released { .. }
+            | Event::StillOwed { .. }
+            | Event::Ordering
+            | Event::Finished(_) => {
+                for line in lines(event) {
+                    note(&line);
+                }
+            }
+        }
+    }
+}
+
+impl Plain {
+    fn progress(&mut self, progress: &Progress) {
+        let now = Instant::now();
+        let (last, pace) = self.told.unwrap_or((now, PACES.0));
+        if self.told.is_none() {
+            self.told = Some((now, PACES.0));
+        } else if pace <= now.duration_since(last)
+            && progress.done + progress.failed < progress.total
+        {
+            self.told = Some((now, (pace * 2).min(PACES.1)));
+            note(&progress_words(progress));
+        }
+    }
+}
+
+/// What an event comes to, as lines without a terminal's tricks. None where it is for bars alone.
+pub(super) fn lines(event: &Event) -> Vec<String> {
+    match event {
+        Event::RunStarted { run, model, engine, prompts, already, .. } => {
+            let already = match already {
+                0 => String::new(),
+                some => format!(", {} already done", words::count(*some)),
+            };
+            let prompts = words::plural(*prompts, "prompt");
+            vec![format!("run {run}: {prompts}{already}, {model}, {engine} engine")]
+        }
+        Event::OfferChosen { provider, what, price, machines } => {
+            let times = if *machines == 1 { String::new() } else { format!("{machines} × ") };
+            vec![format!("renting {times}{what} from {provider} at {price}")]
+        }
+        Event::Rented { slot, id, .. } => vec![format!("machine {slot}: rented, {id}")],
+        Event::Reconnecting { slot, reason } => {
+            vec![format!("machine {slot}: connecting again, since {reason}")]
+        }
+        Event::Lost { slot, reason } => vec![format!("machine {slot}: lost, since {reason}")],
+        Event::Stopping { reason } => vec![format!("stopping: {reason}")],
+        Event::Settling { instances } => {
+            vec![format!("giving back {}", words::plural(u64::from(*instances), "instance"))]
+        }
+        Event::Released { label, cost } => vec![format!("released {label}: {cost}")],
+        Event::StillOwed { label, reason } => {
+            vec![format!("{label} could not be given back yet, trying again: {reason}")]
+        }
+        Event::Ordering => vec!["putting the completions in order".to_owned()],
+        Event::Finished(summary) => summary::lines(summary),
+        Event::Progress(_) | Event::Phase { .. } => Vec::new(),
+    }
+}
+
+pub(super) fn progress_words(progress: &Progress) -> String {
+    let over = progress.done + progress.failed;
+    let share = 100.0 * over as f64 / progress.total.max(1) as f64;
+    let left = progress
+        .seconds_left
+        .map_or_else(String::new, |left| format!(", {} left", words::seconds(left)));
+    format!(
+        "{} of {} ({share:.1} %), {} prompts/s, {} tokens/s, {} spent{left}",
+        words::count(over),
+        words::count(progress.total),
+        words::rate(progress.prompts_per_second),
+        words::rate(progress.tokens_per_second),
+        progress.spent,
+    )
+}
+
+pub(super) fn phase_words(phase: &SlotPhase) -> String {
+    let part = |done: &u64, total: &u64| match total {
+        0 => words::size(*done),
+        total => format!("{} of {}", words::size(*done), words::size(*total)),
+    };
+    match phase {
+        SlotPhase::Renting => "being rented".to_owned(),
+        SlotPhase::Booting => "booting".to_owned(),
+        SlotPhase::Connecting => "connecting".to_owned(),
+        SlotPhase::Uploading { done, total } => {
+            format!("getting the worker, {}", part(done, total))
+        }
+        SlotPhase::Fetching { source, done, total } => {
+            format!("getting the model from {source}, {}", part(done, total))
+        }
+        SlotPhase::Loading { done, total } => format!("loading the model, {}", part(done, total)),
+        SlotPhase::Working { engine, running, waiting, tokens_per_second } => format!(
+            "{engine}: {running} running, {waiting} waiting, {} tokens/s",
+            words::rate(*tokens_per_second)
+        ),
+    }
+}

@@ -1,0 +1,91 @@
+//! Events as bars, on a terminal: one for the whole run, and a line for each machine.
+
+use super::{Reporter, plain};
+use crate::event::{Event, Progress, SlotPhase};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::collections::BTreeMap;
+
+/// How often the screen is drawn, in Hz.
+const FRAMES: u8 = 10;
+
+pub(super) struct Bars {
+    screen: MultiProgress,
+    run: Option<ProgressBar>,
+    machines: BTreeMap<u32, ProgressBar>,
+}
+
+impl Bars {
+    pub(super) fn new() -> Self {
+        let target = ProgressDrawTarget::stderr_with_hz(FRAMES);
+        let screen = MultiProgress::with_draw_target(target);
+        Self { screen, run: None, machines: BTreeMap::new() }
+    }
+
+    fn progress(&mut self, progress: &Progress) {
+        let bar = self.run.get_or_insert_with(|| {
+            self.screen
+                .add(ProgressBar::new(progress.total).with_style(style("{bar:24.green} {msg}")))
+        });
+        bar.set_position(progress.done + progress.failed);
+        bar.set_message(plain::progress_words(progress));
+    }
+
+    fn phase(&mut self, slot: u32, phase: &SlotPhase) {
+        let bar = self.machines.entry(slot).or_insert_with(|| {
+            let bar = ProgressBar::new(0).with_style(style("{spinner} {msg}"));
+            let bar = match &self.run {
+                // Machines stand above the run.
+                Some(run) => self.screen.insert_before(run, bar),
+                None => self.screen.add(bar),
+            };
+            bar.enable_steady_tick(std::time::Duration::from_millis(120));
+            bar
+        });
+        bar.set_message(format!("machine {slot}: {}", plain::phase_words(phase)));
+    }
+
+    fn say(&self, event: &Event) {
+        for line in plain::lines(event) {
+            // A screen that can't be drawn to has nobody before it.
+            drop(self.screen.println(line));
+        }
+    }
+
+    fn clear(&mut self) {
+        for bar in self.machines.values().chain(&self.run) {
+            bar.finish_and_clear();
+        }
+        self.machines.clear();
+        self.run = None;
+    }
+}
+
+impl Reporter for Bars {
+    fn hear(&mut self, event: &Event) {
+        match event {
+            Event::Progress(progress) => self.progress(progress),
+            Event::Phase { slot, phase } => self.phase(*slot, phase),
+            Event::Lost { slot, .. } => {
+                if let Some(bar) = self.machines.remove(slot) {
+                    bar.finish_and_clear();
+                }
+                self.say(event);
+            }
+            Event::Settling { .. } | Event::Ordering | Event::Finished(_) => {
+                self.clear();
+                self.say(event);
+            }
+            Event::RunStarted { .. }
+            | Event::OfferChosen { .. }
+            | Event::Rented { .. }
+            | Event::Reconnecting { .. }
+            | Event::Stopping { .. }
+            | Event::Released { .. }
+            | Event::StillOwed { .. } => self.say(event),
+        }
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).expect("the template is a constant")
+}

@@ -1,0 +1,325 @@
+//! A run's folder: plain files that a person can read, and all that it takes to go on.
+//!
+//! ```text
+//! plan.json                 what was asked for
+//! ledger                    what is owed
+//! key, hosts                the run's SSH key, and its instances' host keys
+//! stdin.prompts             the prompts, where they came from standard input
+//! completions.partial.jsonl, errors.partial.jsonl     results as they come
+//! completions.jsonl, errors.jsonl                     results in order, once the run is over
+//! ```
+
+use crate::{
+    label::{Owner, RunId},
+    prompts::{Fingerprint, Input},
+    shards::RunFiles,
+};
+use jiff::Timestamp;
+use providers::{Usd, UsdPerHour};
+use serde::{Deserialize, Serialize};
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+use wire::Job;
+
+/// The version of `plan.json`.
+const VERSION: u32 = 1;
+
+/// Why the folder of piecework, or of a run, can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FolderError {
+    /// The file system failed.
+    #[error("`{}` can't be {act}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was being done to it.
+        act: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// There is no such run.
+    #[error("there is no run `{run}` in `{}`", folder.display())]
+    NoRun {
+        /// What was asked for.
+        run: String,
+        /// Where runs are kept.
+        folder: PathBuf,
+    },
+    /// More than one run is meant.
+    #[error("`{run}` may be any of {}", found.join(", "))]
+    Ambiguous {
+        /// What was asked for.
+        run: String,
+        /// What it may mean.
+        found: Vec<String>,
+    },
+    /// The run never got as far as having a plan.
+    #[error("the run in `{}` was never begun: start a new one", .0.display())]
+    NotBegun(PathBuf),
+    /// Its plan can't be understood.
+    #[error("`{}` can't be understood; was it written by a later version of piecework?", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: serde_json::Error,
+    },
+}
+
+/// What a run was asked to do, as it is kept for `resume`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    v: u32,
+    /// The run.
+    pub run: RunId,
+    /// When it was begun.
+    pub begun: Timestamp,
+    /// The prompts.
+    pub input: Input,
+    /// What their file had in it.
+    pub fingerprint: Fingerprint,
+    /// How many there are, bad lines included.
+    pub prompts: u64,
+    /// What to answer them with.
+    pub job: Job,
+    /// The marketplace to rent from.
+    pub provider: String,
+    /// How many instances to rent.
+    pub machines: u32,
+    /// What an instance may cost.
+    pub ceiling: Option<UsdPerHour>,
+    /// What the run may cost.
+    pub budget: Option<Usd>,
+    /// How long a session of it may take.
+    pub deadline: Option<Duration>,
+    /// Where the completions go. None is the run's folder, `-` standard output.
+    pub out: Option<PathBuf>,
+}
+
+/// What goes into a [`Plan`].
+#[derive(Clone, Debug)]
+pub struct NewPlan {
+    /// The prompts.
+    pub input: Input,
+    /// What their file has in it.
+    pub fingerprint: Fingerprint,
+    /// How many there are, bad lines included.
+    pub prompts: u64,
+    /// What to answer them with.
+    pub job: Job,
+    /// The marketplace to rent from.
+    pub provider: String,
+    /// How many instances to rent.
+    pub machines: u32,
+    /// What an instance may cost.
+    pub ceiling: Option<UsdPerHour>,
+    /// What the run may cost.
+    pub budget: Option<Usd>,
+    /// How long a session of it may take.
+    pub deadline: Option<Duration>,
+    /// Where the completions go.
+    pub out: Option<PathBuf>,
+}
+
+impl Plan {
+    /// The plan of a run that begins now.
+    pub fn new(run: RunId, begun: Timestamp, new: NewPlan) -> Self {
+        let NewPlan { input, fingerprint, prompts, job, provider, machines, .. } = new;
+        let NewPlan { ceiling, budget, deadline, out, .. } = new;
+        let v = VERSION;
+        Self {
+            v,
+            run,
+            begun,
+            input,
+            fingerprint,
+            prompts,
+            job,
+            provider,
+            machines,
+            ceiling,
+            budget,
+            deadline,
+            out,
+        }
+    }
+}
+
+/// Where piecework keeps what must outlive it.
+#[derive(Clone, Debug)]
+pub struct Home(PathBuf);
+
+impl Home {
+    /// In this folder, made if it is missing.
+    pub fn open(folder: &Path) -> Result<Self, FolderError> {
+        let runs = folder.join("runs");
+        fs::create_dir_all(&runs).map_err(|source| io_error(&runs, "made", source))?;
+        let folder = folder.canonicalize().map_err(|source| io_error(folder, "found", source))?;
+        Ok(Self(folder))
+    }
+
+    /// Where local instances are kept.
+    pub fn instances(&self) -> PathBuf {
+        self.0.join("instances")
+    }
+
+    /// Whose instances ours are: made up once, and the same ever after.
+    pub fn owner(&self) -> Result<Owner, FolderError> {
+        let path = self.0.join("owner");
+        match fs::read_to_string(&path) {
+            Ok(owner) if !owner.trim().is_empty() => return Ok(Owner(owner.trim().to_owned())),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(io_error(&path, "read", error));
+            }
+            Ok(_) | Err(_) => {}
+        }
+        let owner = Owner::random();
+        write_whole(&path, owner.0.as_bytes())?;
+        Ok(owner)
+    }
+
+    /// Makes the folder of a new run.
+    pub fn create(&self, run: &RunId) -> Result<RunFolder, FolderError> {
+        let folder = self.runs().join(run.as_str());
+        fs::create_dir(&folder).map_err(|source| io_error(&folder, "made", source))?;
+        Ok(RunFolder(folder))
+    }
+
+    /// Every run's folder, oldest first.
+    pub fn all(&self) -> Result<Vec<(RunId, RunFolder)>, FolderError> {
+        let runs = self.runs();
+        let failed = |source| io_error(&runs, "read", source);
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&runs).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let Ok(run) = entry.file_name().to_string_lossy().parse::<RunId>() else { continue };
+            let age = entry.metadata().and_then(|about| about.created()).ok();
+            found.push((age, run, RunFolder(entry.path())));
+        }
+        found.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+        Ok(found.into_iter().map(|(_, run, folder)| (run, folder)).collect())
+    }
+
+    /// The run that is meant by its name, by the end of it, by its folder, or by `last`.
+    pub fn find(&self, text: &str) -> Result<RunFolder, FolderError> {
+        let as_path = Path::new(text);
+        if as_path.join("plan.json").is_file() {
+            return Ok(RunFolder(as_path.to_owned()));
+        }
+        let mut all = self.all()?;
+        if text == "last"
+            && let Some((_, folder)) = all.pop()
+        {
+            return Ok(folder);
+        }
+        all.retain(|(run, _)| run.as_str() == text || run.as_str().ends_with(&format!("-{text}")));
+        match all.len() {
+            0 => Err(FolderError::NoRun { run: text.to_owned(), folder: self.runs() }),
+            1 => Ok(all.remove(0).1),
+            _ => {
+                let found = all.into_iter().map(|(run, _)| run.to_string()).collect();
+                Err(FolderError::Ambiguous { run: text.to_owned(), found })
+            }
+        }
+    }
+
+    fn runs(&self) -> PathBuf {
+        self.0.join("runs")
+    }
+}
+
+/// The folder of one run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunFolder(PathBuf);
+
+impl RunFolder {
+    /// The folder itself.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// What the run owes.
+    pub fn ledger(&self) -> PathBuf {
+        self.0.join("ledger")
+    }
+
+    /// The run's key.
+    pub fn key(&self) -> PathBuf {
+        self.0.join("key")
+    }
+
+    /// The host keys that it has seen.
+    pub fn hosts(&self) -> PathBuf {
+        self.0.join("hosts")
+    }
+
+    /// Prompts that came from standard input.
+    pub fn stdin(&self) -> PathBuf {
+        self.0.join("stdin.prompts")
+    }
+
+    /// Completions in order, where no other place was named.
+    pub fn completions(&self) -> PathBuf {
+        self.0.join("completions.jsonl")
+    }
+
+    /// Errors in order.
+    pub fn errors(&self) -> PathBuf {
+        self.0.join("errors.jsonl")
+    }
+
+    /// Where results are kept while the run goes on.
+    pub fn files(&self, plan: &Plan) -> RunFiles {
+        RunFiles { folder: self.0.clone(), run: plan.run.to_string(), prompts: plan.prompts }
+    }
+
+    /// Keeps the plan. It is on disk when this returns.
+    pub fn keep(&self, plan: &Plan) -> Result<(), FolderError> {
+        let text = serde_json::to_vec_pretty(plan).expect("a plan has only plain values");
+        write_whole(&self.plan_path(), &text)
+    }
+
+    /// The plan that was kept.
+    pub fn plan(&self) -> Result<Plan, FolderError> {
+        let path = self.plan_path();
+        match fs::read(&path) {
+            Ok(text) => serde_json::from_slice(&text)
+                .map_err(|source| FolderError::Unreadable { path, source }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(FolderError::NotBegun(self.0.clone()))
+            }
+            Err(source) => Err(io_error(&path, "read", source)),
+        }
+    }
+
+    /// Throws away a run that was never begun.
+    pub fn discard(self) {
+        // What can't be removed is litter, and no reason to fail.
+        drop(fs::remove_dir_all(self.0));
+    }
+
+    fn plan_path(&self) -> PathBuf {
+        self.0.join("plan.json")
+    }
+}
+
+/// Writes a file that appears whole or not at all, and is on disk when this returns.
+fn write_whole(path: &Path, content: &[u8]) -> Result<(), FolderError> {
+    let draft = path.with_extension("draft");
+    let write = || {
+        let mut file = File::create(&draft)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&draft, path)?;
+        path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+    };
+    write().map_err(|source| io_error(path, "written", source))
+}
+
+fn io_error(path: &Path, act: &'static str, source: io::Error) -> FolderError {
+    FolderError::Io { path: path.to_owned(), act, source }
+}

@@ -1,0 +1,76 @@
+//! How fast something goes, of late. Pure: whoever asks says what time it is.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+/// How far back the rate looks.
+const SPAN: Duration = Duration::from_secs(20);
+
+/// Readings closer together than this are one.
+const GRAIN: Duration = Duration::from_millis(250);
+
+/// A rate over the last while.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Meter {
+    readings: VecDeque<(Instant, f64)>,
+}
+
+impl Meter {
+    /// Notes that the count has come to `count`.
+    pub(super) fn note(&mut self, now: Instant, count: f64) {
+        // Behind the last but one, so that a busy counter doesn't push its own start out.
+        let close = |(at, _): &(Instant, f64)| now.duration_since(*at) < GRAIN;
+        if 1 < self.readings.len() && self.readings.back().is_some_and(close) {
+            self.readings.pop_back();
+        }
+        self.readings.push_back((now, count));
+        while 2 < self.readings.len() && SPAN < now.duration_since(self.readings[1].0) {
+            self.readings.pop_front();
+        }
+    }
+
+    /// Counts per second; 0 before there is anything to go by.
+    pub(super) fn rate(&self) -> f64 {
+        let (Some((begin, first)), Some((end, last))) =
+            (self.readings.front(), self.readings.back())
+        else {
+            return 0.0;
+        };
+        let seconds = end.duration_since(*begin).as_secs_f64();
+        if seconds < 0.001 { 0.0 } else { ((last - first) / seconds).max(0.0) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_that_of_the_last_while() {
+        let (begin, mut meter) = (Instant::now(), Meter::default());
+        let mut count = 0.0;
+        for second in 0..100 {
+            count += if second < 50 { 1000.0 } else { 10.0 };
+            meter.note(begin + Duration::from_secs(second), count);
+        }
+        assert!((meter.rate() - 10.0).abs() < 0.5, "{}", meter.rate());
+    }
+
+    #[test]
+    fn one_reading_is_no_rate() {
+        let mut meter = Meter::default();
+        meter.note(Instant::now(), 5.0);
+        assert!(meter.rate() < f64::EPSILON);
+    }
+
+    #[test]
+    fn many_readings_take_little_room() {
+        let (begin, mut meter) = (Instant::now(), Meter::default());
+        for millisecond in 0..60_000 {
+            meter.note(begin + Duration::from_millis(millisecond), 1.0);
+        }
+        assert!(meter.readings.len() < 100);
+    }
+}

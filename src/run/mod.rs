@@ -1,0 +1,255 @@
+//! A run: rent, work, and give back whatever happened in between.
+//!
+//! [`run`] is the bracket: it releases what it rented on every path out. [`runner`] is what
+//! happens in between, [`state`] and [`stop`] say where it stands and how far it was told to stop,
+//! [`folder`] is what outlives it.
+
+mod folder;
+mod meter;
+mod runner;
+mod slot;
+mod state;
+mod stop;
+
+pub use folder::{FolderError, Home, NewPlan, Plan, RunFolder};
+pub use runner::Why;
+pub use state::{Facts, RunState};
+pub use stop::{Ladder, Stop};
+
+use crate::{
+    clock,
+    event::{Event, Events, Summary},
+    label::Owner,
+    leases::{Leases, Markets},
+    ledger::{Ledger, LedgerError},
+    prompts::{PromptsError, Survey, spawn_reader, survey as look_through},
+    remote::{Pins, RunKey},
+    shards::{Ordered, Out, ResultsError, Resumed, RunFiles, Sink, order},
+};
+use futures_util::FutureExt;
+use providers::Label;
+use runner::{Runner, Tools};
+use std::{
+    io::{self, Write},
+    panic::AssertUnwindSafe,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
+
+/// Why a run could not be begun, or not be ended well.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The ledger can't be used.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The prompts can't be read.
+    #[error(transparent)]
+    Prompts(#[from] PromptsError),
+    /// The results can't be kept.
+    #[error(transparent)]
+    Results(#[from] ResultsError),
+    /// The run's own files can't be used.
+    #[error("the run's files in `{}` can't be used", folder.display())]
+    Files {
+        /// The folder.
+        folder: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// How a session of a run ended. The halves are told apart, since one can succeed and the other
+/// fail.
+#[derive(Debug)]
+pub struct Outcome {
+    /// What became of the work.
+    pub summary: Summary,
+    /// Why the work ended before its end, where it did.
+    pub why: Option<Why>,
+    /// Labels of what may still be billed. Not empty is the worst of endings.
+    pub owed: Vec<Label>,
+}
+
+/// What a run works with.
+#[derive(Clone, Debug)]
+pub struct Setting {
+    /// Where it keeps what must outlive it.
+    pub folder: RunFolder,
+    /// What it was asked to do.
+    pub plan: Plan,
+    /// Whose instances its are.
+    pub owner: Owner,
+    /// Where it may rent.
+    pub markets: Markets,
+    /// The worker's binary.
+    pub worker: PathBuf,
+    /// Whether prompts that failed in an earlier session are tried again.
+    pub retry_failed: bool,
+    /// What is in the prompts, if they were just looked through.
+    pub survey: Option<Survey>,
+}
+
+/// Runs a plan, or goes on with one. Everything rented in here is released in here.
+pub async fn run(setting: Setting, events: Events, ladder: Ladder) -> Result<Outcome, RunError> {
+    let begun = Instant::now();
+    let Setting { folder, plan, .. } = &setting;
+    // Taken first: nobody else may touch the run's files from here on.
+    let ledger = Ledger::open(&folder.ledger(), &plan.run)?;
+    let generation = ledger.books().generation();
+    let files = folder.files(plan);
+    let opened = open(&setting).await;
+    let mut leases = Leases::new(setting.markets.clone(), ledger, events.clone());
+    let worked = match opened {
+        Ok(opened) => {
+            let done = opened.resumed.done();
+            let already = done.count();
+            events.send(Event::RunStarted {
+                run: plan.run.clone(),
+                folder: folder.path().to_owned(),
+                model: plan.job.model.name.clone(),
+                engine: engine_name(plan),
+                prompts: plan.prompts,
+                already,
+            });
+            let tools = Tools {
+                setting: &setting,
+                generation,
+                key: opened.key,
+                pins: opened.pins,
+                events: events.clone(),
+                ladder: ladder.clone(),
+                begun,
+            };
+            let reader = spawn_reader(&plan.input, &opened.survey, done)?;
+            let runner = Runner::new(tools, &mut leases, opened.sink, &opened.resumed, reader);
+            // A panic must not skip what follows.
+            AssertUnwindSafe(runner.work()).catch_unwind().await.map_err(|_| Why::Crashed)
+        }
+        Err(error) => {
+            settle(&mut leases, &events, &ladder).await;
+            return Err(error);
+        }
+    };
+    settle(&mut leases, &events, &ladder).await;
+    let owed: Vec<Label> = leases.books().owed().map(|(label, _)| label.clone()).collect();
+    let cost = leases.books().cost(clock::now());
+    let (mut worked, mut why) = match worked {
+        Ok(worked) => (worked.tally, worked.why),
+        Err(crashed) => (runner::Tally::default(), Some(crashed)),
+    };
+    let complete = worked.done + worked.failed == plan.prompts && plan.prompts != 0;
+    let (mut completions, mut errors) = (None, None);
+    if complete {
+        events.send(Event::Ordering);
+        let (out, error_path) = (out_path(&setting), errors_path(&setting));
+        let ordered = tokio::task::spawn_blocking({
+            let (out, error_path) = (out.clone(), error_path.clone());
+            move || put_in_order(&files, out.as_deref(), &error_path)
+        });
+        match ordered.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())) {
+            Ok(ordered) => {
+                (worked.done, worked.failed) = (ordered.completed, ordered.failed);
+                completions = out;
+                errors = (0 < ordered.failed).then_some(error_path);
+            }
+            Err(error) => why = Some(Why::Results(error)),
+        }
+    }
+    let summary = Summary {
+        run: plan.run.clone(),
+        complete: complete && why.is_none(),
+        done: worked.done,
+        failed: worked.failed,
+        total: plan.prompts,
+        tokens_in: worked.tokens_in,
+        tokens_out: worked.tokens_out,
+        seconds: begun.elapsed().as_secs_f64(),
+        seconds_to_first: worked.first.map(|at| at.duration_since(begun).as_secs_f64()),
+        tokens_per_second: worked.tokens_per_second(),
+        cost,
+        completions,
+        errors,
+        owed: owed.clone(),
+    };
+    events.send(Event::Finished(summary.clone()));
+    Ok(Outcome { summary, why, owed })
+}
+
+/// What has to be in order before anything is rented.
+struct Opened {
+    survey: Survey,
+    sink: Sink,
+    resumed: Resumed,
+    key: RunKey,
+    pins: Arc<Pins>,
+}
+
+async fn open(setting: &Setting) -> Result<Opened, RunError> {
+    let (folder, plan) = (setting.folder.clone(), setting.plan.clone());
+    let (retry_failed, survey) = (setting.retry_failed, setting.survey.clone());
+    let opening = tokio::task::spawn_blocking(move || {
+        let files = folder.files(&plan);
+        let own = |source| RunError::Files { folder: folder.path().to_owned(), source };
+        let survey = survey.map_or_else(|| look_through(&plan.input, |_| {}), Ok)?;
+        survey.check_unchanged(&plan.input, &plan.fingerprint)?;
+        let (sink, resumed) = Sink::open(&files, retry_failed)?;
+        let key = RunKey::open(&folder.key()).map_err(own)?;
+        let pins = Arc::new(Pins::open(&folder.hosts()).map_err(own)?);
+        Ok(Opened { survey, sink, resumed, key, pins })
+    });
+    opening.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+}
+
+/// Gives everything back, unless it is told to leave.
+async fn settle(leases: &mut Leases, events: &Events, ladder: &Ladder) {
+    let instances = leases.books().owed().count();
+    if instances == 0 {
+        return;
+    }
+    events.send(Event::Settling { instances: u32::try_from(instances).unwrap_or(u32::MAX) });
+    // What fails here is still owed, and said so by whoever called.
+    tokio::select! {
+        _ = leases.settle() => {}
+        () = ladder.at_least(Stop::Leave) => {}
+    }
+}
+
+fn put_in_order(
+    files: &RunFiles,
+    out: Option<&Path>,
+    errors: &Path,
+) -> Result<Ordered, ResultsError> {
+    if let Some(path) = out {
+        return order(files, Out::File(path), errors);
+    }
+    let mut stdout = io::stdout().lock();
+    let ordered = order(files, Out::Stream(&mut stdout), errors)?;
+    // Whoever has stopped reading doesn't want the rest.
+    drop(stdout.flush());
+    Ok(ordered)
+}
+
+/// Where the completions go. None is standard output.
+fn out_path(setting: &Setting) -> Option<PathBuf> {
+    match &setting.plan.out {
+        None => Some(setting.folder.completions()),
+        Some(path) if path == Path::new("-") => None,
+        Some(path) => Some(path.clone()),
+    }
+}
+
+/// Where the errors go: beside the completions.
+fn errors_path(setting: &Setting) -> PathBuf {
+    match &setting.plan.out {
+        Some(path) if path != Path::new("-") => path.with_extension("errors.jsonl"),
+        Some(_) | None => setting.folder.errors(),
+    }
+}
+
+fn engine_name(plan: &Plan) -> String {
+    match plan.job.engine {
+        wire::EngineKind::Native => "native".to_owned(),
+        wire::EngineKind::Echo { .. } => "echo".to_owned(),
+    }
+}

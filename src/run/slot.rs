@@ -1,0 +1,147 @@
+//! One of a run's machines: where it stands, and how many prompts it is kept supplied with.
+
+use super::meter::Meter;
+use crate::shards::{Say, Ticket, WorkerId};
+use providers::Label;
+use std::collections::VecDeque;
+use tokio::{sync::mpsc::UnboundedSender, task::AbortHandle};
+use wire::EngineFacts;
+
+/// How many seconds of work a worker is kept supplied with.
+const SUPPLY_SECONDS: f64 = 10.0;
+
+/// The least and the most prompts that a worker holds.
+const BOUNDS: (usize, usize) = (32, 20_000);
+
+/// Where a machine stands.
+#[derive(Debug)]
+pub(super) enum Stand {
+    /// An offer is being looked for.
+    Quoting,
+    /// It was ordered.
+    Renting(Label),
+    /// It is ours.
+    Held(Box<Held>),
+    /// It is given up, and not replaced.
+    Vacant,
+}
+
+/// A machine that is ours.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) label: Label,
+    pub(super) worker: WorkerId,
+    pub(super) orders: UnboundedSender<Say>,
+    pub(super) task: AbortHandle,
+    /// The conversation that is going on. None while there is no link.
+    pub(super) conversation: Option<u64>,
+    pub(super) engine: Option<EngineFacts>,
+    /// Answers that came and are not yet known to be on disk.
+    pub(super) acks: VecDeque<Ack>,
+    pub(super) prompts: Meter,
+    pub(super) tokens: Meter,
+    pub(super) answered: u64,
+}
+
+/// A batch of answers that a worker may forget once they are on disk.
+#[derive(Debug)]
+pub(super) struct Ack {
+    pub(super) conversation: u64,
+    pub(super) through: u64,
+    /// None while it holds answers to prompts that this session hasn't read yet.
+    pub(super) ticket: Option<Ticket>,
+}
+
+/// A machine.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) number: u32,
+    pub(super) attempt: u32,
+    pub(super) stand: Stand,
+}
+
+impl Slot {
+    pub(super) fn held(&self) -> Option<&Held> {
+        match &self.stand {
+            Stand::Held(held) => Some(held),
+            Stand::Quoting | Stand::Renting(_) | Stand::Vacant => None,
+        }
+    }
+
+    pub(super) fn held_mut(&mut self) -> Option<&mut Held> {
+        match &mut self.stand {
+            Stand::Held(held) => Some(held),
+            Stand::Quoting | Stand::Renting(_) | Stand::Vacant => None,
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Held {
+    /// Says something to the worker. Without a link it is said again when there is one.
+    pub(super) fn say(&self, say: Say) {
+        drop(self.orders.send(say));
+    }
+
+    /// How many prompts the worker is to hold.
+    pub(super) fn window(&self) -> usize {
+        let batch = self.engine.as_ref().map_or(0, |engine| engine.batch);
+        window(batch, self.prompts.rate())
+    }
+}
+
+/// How many prompts keep an engine of this batch busy that answers so many a second: enough for
+/// [`SUPPLY_SECONDS`], and for two batches.
+fn window(batch: u32, rate: f64) -> usize {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is bounded")]
+    let supply = (rate * SUPPLY_SECONDS).clamp(0.0, BOUNDS.1 as f64) as usize;
+    supply.max(2 * batch as usize).clamp(BOUNDS.0, BOUNDS.1)
+}
+
+/// How many prompts to hand to a worker that holds `load`, of a window of `window`, when `left`
+/// are held by nobody and `workers` share them. Few at the end, so that all end together.
+pub(super) fn portion(window: usize, load: usize, left: u64, workers: usize) -> usize {
+    let room = window.saturating_sub(load);
+    // Not in dribs and drabs, as each portion is a message; but never let the worker run dry.
+    if room * 4 < window && window / 2 < load {
+        return 0;
+    }
+    if workers < 2 {
+        return room;
+    }
+    let share = usize::try_from(left).unwrap_or(usize::MAX).div_ceil(2 * workers);
+    room.min(share.max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_holds_ten_seconds_and_two_batches() {
+        for (batch, rate, expected) in
+            [(0, 0.0, 32), (64, 0.0, 128), (64, 30.0, 300), (256, 30.0, 512), (64, 1e9, 20_000)]
+        {
+            assert_eq!(window(batch, rate), expected, "batch {batch}, {rate} a second");
+        }
+    }
+
+    #[test]
+    fn a_worker_is_refilled_in_portions() {
+        assert_eq!(portion(128, 0, 1000, 1), 128);
+        assert_eq!(portion(128, 120, 1000, 1), 0);
+        assert_eq!(portion(128, 96, 1000, 1), 32);
+    }
+
+    #[test]
+    fn the_last_prompts_are_shared_out() {
+        assert_eq!(portion(128, 0, 100, 4), 13);
+        assert_eq!(portion(128, 0, 1, 4), 1);
+        assert_eq!(portion(128, 128, 100, 4), 0);
+    }
+}

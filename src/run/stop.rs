@@ -1,0 +1,100 @@
+//! The ladder of stopping: it only rises.
+
+use std::io;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+
+/// How far a run was told to stop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stop {
+    /// Not at all.
+    #[default]
+    No,
+    /// Begin no more prompts, finish those begun, give everything back.
+    Drain,
+    /// Hang up, and give everything back.
+    Kill,
+    /// End at once, and say what is owed.
+    Leave,
+}
+
+impl Stop {
+    /// One rung higher.
+    #[must_use]
+    pub const fn harder(self) -> Self {
+        match self {
+            Self::No => Self::Drain,
+            Self::Drain => Self::Kill,
+            Self::Kill | Self::Leave => Self::Leave,
+        }
+    }
+}
+
+/// Where somebody says stop, and somebody else listens.
+#[derive(Clone, Debug)]
+pub struct Ladder(watch::Sender<Stop>);
+
+impl Default for Ladder {
+    fn default() -> Self {
+        Self(watch::Sender::new(Stop::No))
+    }
+}
+
+impl Ladder {
+    /// How far it has risen.
+    pub fn level(&self) -> Stop {
+        *self.0.borrow()
+    }
+
+    /// Raises it to at least `level`.
+    pub fn raise(&self, level: Stop) {
+        self.0.send_if_modified(|stop| {
+            let rises = *stop < level;
+            *stop = (*stop).max(level);
+            rises
+        });
+    }
+
+    /// Waits until it is at least at `level`. Cancel-safe.
+    pub async fn at_least(&self, level: Stop) {
+        let mut ear = self.0.subscribe();
+        // The sender lives in `self`, so it can't be gone.
+        drop(ear.wait_for(|stop| level <= *stop).await);
+    }
+
+    /// Lets the terminal and the system raise it: ^C and SIGTERM by one rung each time, SIGHUP
+    /// (the terminal is gone, so nobody waits for a drain) to [`Stop::Kill`].
+    pub fn obey_signals(&self) -> io::Result<()> {
+        for (kind, rung) in [
+            (SignalKind::interrupt(), None),
+            (SignalKind::terminate(), None),
+            (SignalKind::hangup(), Some(Stop::Kill)),
+        ] {
+            let mut signals = signal(kind)?;
+            let ladder = self.clone();
+            tokio::spawn(async move {
+                while signals.recv().await.is_some() {
+                    ladder.raise(rung.unwrap_or(ladder.level().harder()));
+                }
+            });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_ladder_only_rises() {
+        let ladder = Ladder::default();
+        ladder.raise(Stop::Kill);
+        ladder.raise(Stop::Drain);
+        assert_eq!(ladder.level(), Stop::Kill);
+        ladder.at_least(Stop::Drain).await;
+        assert_eq!(ladder.level().harder(), Stop::Leave);
+    }
+}

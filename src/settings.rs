@@ -1,0 +1,383 @@
+//! What is meant: flags, then the environment, then the project's file, then the user's, then
+//! defaults. One line a setting.
+
+use crate::{
+    catalogue::{self, ModelError},
+    cli::{EngineName, FormatName, PrecisionName, RunArgs},
+    prompts::{Format, LINE_LIMIT, Options},
+};
+use etcetera::{BaseStrategy, HomeDirError, base_strategy::choose_base_strategy};
+use providers::{Usd, UsdPerHour};
+use serde::Deserialize;
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+use wire::{EngineKind, Job, Limits, Model, Precision};
+
+/// The name of a file of settings.
+const FILE: &str = "piecework.toml";
+
+/// The marketplace where none is named: this computer.
+const DEFAULT_PROVIDER: &str = "local";
+
+/// Instances that a run may have.
+const MACHINES: std::ops::RangeInclusive<u32> = 1..=64;
+
+/// Settings that make no sense, and which.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// A value that can't be read.
+    #[error("`{value}` is no {what}; write it like {example}")]
+    Value {
+        /// What was given.
+        value: String,
+        /// What it should be.
+        what: &'static str,
+        /// How it is written.
+        example: &'static str,
+    },
+    /// A value that is out of range.
+    #[error("`--{flag}` must be {range}")]
+    Range {
+        /// Which flag.
+        flag: &'static str,
+        /// What it may be.
+        range: &'static str,
+    },
+    /// A file of settings can't be read.
+    #[error("`{}` can't be read", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file of settings makes no sense.
+    #[error("`{}` makes no sense", path.display())]
+    Toml {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and where.
+        source: Box<toml::de::Error>,
+    },
+    /// There is no such model.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// There is nowhere to keep anything.
+    #[error("the user has no home folder; name a folder with `--home`")]
+    NoHome(#[from] HomeDirError),
+    /// The worker's binary is missing.
+    #[error("the worker `{}` is missing; build it with `cargo build --release`, or name it with `--worker`", .0.display())]
+    NoWorker(PathBuf),
+}
+
+/// What a run is to do.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How to read the prompts.
+    pub prompts: Options,
+    /// What to answer them with.
+    pub job: Job,
+    /// Where to rent.
+    pub provider: String,
+    /// How many instances.
+    pub machines: u32,
+    /// What an instance may cost.
+    pub ceiling: Option<UsdPerHour>,
+    /// What the run may cost.
+    pub budget: Option<Usd>,
+    /// How long it may take.
+    pub deadline: Option<Duration>,
+}
+
+/// A file of settings. Every key is a flag's name.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+struct File {
+    model: Option<String>,
+    provider: Option<String>,
+    engine: Option<EngineName>,
+    machines: Option<u32>,
+    max_price: Option<f64>,
+    budget: Option<f64>,
+    deadline: Option<String>,
+    max_tokens: Option<u32>,
+    temperature: Option<f64>,
+    top_p: Option<f64>,
+    seed: Option<u64>,
+    precision: Option<PrecisionName>,
+    batch: Option<u32>,
+    context: Option<u32>,
+    threads: Option<u32>,
+    kv_memory: Option<String>,
+}
+
+impl Settings {
+    /// Puts together what the flags (and the environment, which counts as flags) and the files say.
+    pub fn new(args: &RunArgs) -> Result<Self, SettingsError> {
+        let user = choose_base_strategy()?.config_dir().join("piecework").join(FILE);
+        let (project, user) = (read(Path::new(FILE))?, read(&user)?);
+        Self::merge(args, &project, &user)
+    }
+
+    fn merge(args: &RunArgs, project: &File, user: &File) -> Result<Self, SettingsError> {
+        let model = args.model.as_ref().or(project.model.as_ref()).or(user.model.as_ref());
+        let engine = args.engine.or(project.engine).or(user.engine).unwrap_or(EngineName::Native);
+        let provider =
+            args.provider.as_ref().or(project.provider.as_ref()).or(user.provider.as_ref());
+        let machines = args.machines.or(project.machines).or(user.machines).unwrap_or(1);
+        let max_price = dollars(args.max_price.as_deref(), project.max_price, user.max_price)?;
+        let budget = dollars(args.budget.as_deref(), project.budget, user.budget)?;
+        let deadline =
+            args.deadline.as_ref().or(project.deadline.as_ref()).or(user.deadline.as_ref());
+        let max_tokens = args.max_tokens.or(project.max_tokens).or(user.max_tokens);
+        let temperature = args.temperature.or(project.temperature).or(user.temperature);
+        let top_p = args.top_p.or(project.top_p).or(user.top_p);
+        let seed = args.seed.or(project.seed).or(user.seed).unwrap_or(0);
+        let precision = args.precision.or(project.precision).or(user.precision);
+        let batch = args.batch.or(project.batch).or(user.batch);
+        let context = args.context.or(project.context).or(user.context);
+        let threads = args.threads.or(project.threads).or(user.threads);
+        let kv = args.kv_memory.as_ref().or(project.kv_memory.as_ref()).or(user.kv_memory.as_ref());
+
+        if !MACHINES.contains(&machines) {
+            return Err(SettingsError::Range { flag: "machines", range: "from 1 to 64" });
+        }
+        for (flag, zero) in [
+            ("max-tokens", max_tokens == Some(0)),
+            ("batch", batch == Some(0)),
+            ("context", context == Some(0)),
+            ("threads", threads == Some(0)),
+        ] {
+            if zero {
+                return Err(SettingsError::Range { flag, range: "at least 1" });
+            }
+        }
+        if temperature.is_some_and(|t| !(0.0..=2.0).contains(&t)) {
+            return Err(SettingsError::Range { flag: "temperature", range: "from 0 to 2" });
+        }
+        if top_p.is_some_and(|p| !(0.0 < p && p <= 1.0)) {
+            return Err(SettingsError::Range { flag: "top-p", range: "above 0 and at most 1" });
+        }
+        let limits =
+            Limits { threads, kv_bytes: kv.map(|text| size(text)).transpose()?, batch, context };
+        Ok(Self {
+            prompts: Options {
+                format: args.format.map(format),
+                raw: args.raw,
+                line_limit: LINE_LIMIT,
+            },
+            job: Job {
+                engine: match engine {
+                    EngineName::Native => EngineKind::Native,
+                    EngineName::Echo => EngineKind::Echo { pace: args.echo_pace },
+                },
+                model: match (engine, model) {
+                    (EngineName::Echo, _) => Model { name: "echo".to_owned(), sources: Vec::new() },
+                    (EngineName::Native, Some(text)) => catalogue::resolve(text)?,
+                    (EngineName::Native, None) => catalogue::default_model(),
+                },
+                precision: precision.map(|precision| match precision {
+                    PrecisionName::F32 => Precision::F32,
+                    PrecisionName::F16 => Precision::F16,
+                    PrecisionName::Bf16 => Precision::Bf16,
+                }),
+                limits,
+                seed,
+                defaults: defaults(max_tokens, temperature, top_p),
+            },
+            provider: provider.cloned().unwrap_or_else(|| DEFAULT_PROVIDER.to_owned()),
+            machines,
+            ceiling: max_price.map(|usd| UsdPerHour(usd.0)),
+            budget,
+            deadline: deadline.map(|text| time(text)).transpose()?,
+        })
+    }
+}
+
+/// Where piecework keeps what must outlive it, unless a folder is named.
+pub fn home(named: Option<&Path>) -> Result<PathBuf, SettingsError> {
+    if let Some(folder) = named {
+        return Ok(folder.to_owned());
+    }
+    let base = choose_base_strategy()?;
+    Ok(base.state_dir().unwrap_or_else(|| base.data_dir()).join("piecework"))
+}
+
+/// The worker's binary: the one that is named, or the one beside this program.
+pub fn worker(named: Option<&Path>) -> Result<PathBuf, SettingsError> {
+    let beside = || {
+        let own = std::env::current_exe().unwrap_or_default();
+        own.with_file_name(format!("piecework-worker{}", std::env::consts::EXE_SUFFIX))
+    };
+    let path = named.map_or_else(beside, Path::to_owned);
+    if path.is_file() { Ok(path) } else { Err(SettingsError::NoWorker(path)) }
+}
+
+/// Reads a time such as `90m`, `6h` or `1h30m`.
+pub fn time(text: &str) -> Result<Duration, SettingsError> {
+    let wrong = || SettingsError::Value {
+        value: text.to_owned(),
+        what: "time",
+        example: "`45s`, `90m`, `6h` or `1h30m`",
+    };
+    let (mut total, mut number) = (0_u64, String::new());
+    for letter in text.trim().chars() {
+        let unit = match letter {
+            '0'..='9' => {
+                number.push(letter);
+                continue;
+            }
+            's' => 1,
+            'm' => 60,
+            'h' => 3600,
+            'd' => 86_400,
+            _ => return Err(wrong()),
+        };
+        let count: u64 = number.parse().map_err(|_| wrong())?;
+        number.clear();
+        total =
+            count.checked_mul(unit).and_then(|more| total.checked_add(more)).ok_or_else(wrong)?;
+    }
+    if number.is_empty() && 0 < total { Ok(Duration::from_secs(total)) } else { Err(wrong()) }
+}
+
+/// Reads an amount of money such as `20` or `0.35`.
+pub fn usd(text: &str) -> Result<Usd, SettingsError> {
+    let amount = text.trim().trim_start_matches('$').parse().ok();
+    amount.and_then(micros).ok_or_else(|| SettingsError::Value {
+        value: text.to_owned(),
+        what: "amount of dollars",
+        example: "`20` or `0.35`",
+    })
+}
+
+fn micros(usd: f64) -> Option<Usd> {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is in range")]
+    (0.0..1e9).contains(&usd).then(|| Usd((usd * 1e6).round() as u64))
+}
+
+fn dollars(
+    flag: Option<&str>,
+    project: Option<f64>,
+    user: Option<f64>,
+) -> Result<Option<Usd>, SettingsError> {
+    match (flag, project.or(user)) {
+        (Some(text), _) => usd(text).map(Some),
+        (None, Some(amount)) => usd(&amount.to_string()).map(Some),
+        (None, None) => Ok(None),
+    }
+}
+
+fn size(text: &str) -> Result<u64, SettingsError> {
+    let wrong = || SettingsError::Value {
+        value: text.to_owned(),
+        what: "size",
+        example: "`500MB` or `2GB`",
+    };
+    let digits = text.trim().trim_end_matches(char::is_alphabetic);
+    let unit = match text.trim()[digits.len()..].to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kb" => 1_000,
+        "m" | "mb" => 1_000_000,
+        "g" | "gb" => 1_000_000_000,
+        "kib" => 1 << 10,
+        "mib" => 1 << 20,
+        "gib" => 1 << 30,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = digits.trim().parse().map_err(|_| wrong())?;
+    number.checked_mul(unit).filter(|bytes| 0 < *bytes).ok_or_else(wrong)
+}
+
+fn format(name: FormatName) -> Format {
+    match name {
+        FormatName::Jsonl => Format::Jsonl,
+        FormatName::Text => Format::Text,
+    }
+}
+
+fn defaults(max_tokens: Option<u32>, temperature: Option<f64>, top_p: Option<f64>) -> String {
+    let mut defaults = serde_json::Map::new();
+    let mut set = |key: &str, value: Option<serde_json::Value>| {
+        if let Some(value) = value {
+            defaults.insert(key.to_owned(), value);
+        }
+    };
+    set("max_tokens", max_tokens.map(Into::into));
+    set("temperature", temperature.map(Into::into));
+    set("top_p", top_p.map(Into::into));
+    serde_json::Value::Object(defaults).to_string()
+}
+
+fn read(path: &Path) -> Result<File, SettingsError> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(File::default()),
+        Err(source) => return Err(SettingsError::File { path: path.to_owned(), source }),
+    };
+    let toml = toml::from_str(&text);
+    toml.map_err(|e| SettingsError::Toml { path: path.to_owned(), source: Box::new(e) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Cli, Command};
+    use clap::Parser;
+
+    fn merged(flags: &[&str], project: &str, user: &str) -> Result<Settings, SettingsError> {
+        let typed = ["piecework", "run", "p.jsonl", "--engine", "echo"].iter().chain(flags);
+        let Command::ProvisionAndRun(args) = Cli::parse_from(typed).command else {
+            panic!("it was a run")
+        };
+        let file = |text| toml::from_str(text).expect("it is a file of settings");
+        Settings::merge(&args, &file(project), &file(user))
+    }
+
+    #[test]
+    fn a_flag_beats_the_project_and_the_project_beats_the_user() {
+        let (project, user) = ("machines = 2\nbudget = 7.5", "machines = 3\nseed = 9");
+        let settings = merged(&[], project, user).expect("it makes sense");
+        assert_eq!((settings.machines, settings.job.seed), (2, 9));
+        assert_eq!(settings.budget, Some(Usd(7_500_000)));
+        let settings = merged(&["--machines", "4"], project, user).expect("it makes sense");
+        assert_eq!(settings.machines, 4);
+    }
+
+    #[test]
+    fn an_unknown_setting_is_refused() {
+        assert!(toml::from_str::<File>("machnes = 2").is_err());
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_named() {
+        for (flags, message) in [
+            (&["--machines", "0"][..], "`--machines` must be from 1 to 64"),
+            (&["--temperature", "3"], "`--temperature` must be from 0 to 2"),
+            (&["--budget", "ten"], "`ten` is no amount of dollars; write it like `20` or `0.35`"),
+            (&["--deadline", "6"], "`6` is no time; write it like `45s`, `90m`, `6h` or `1h30m`"),
+            (&["--kv-memory", "much"], "`much` is no size; write it like `500MB` or `2GB`"),
+        ] {
+            let error = merged(flags, "", "").expect_err("it makes no sense").to_string();
+            assert_eq!(error, message);
+        }
+    }
+
+    #[test]
+    fn times_and_sizes_are_read_as_people_write_them() {
+        assert_eq!(time("1h30m").ok(), Some(Duration::from_mins(90)));
+        assert_eq!(size("2GB").ok(), Some(2_000_000_000));
+        assert_eq!(size("1 GiB").ok(), Some(1 << 30));
+        assert_eq!(usd("$0.35").ok(), Some(Usd(350_000)));
+    }
+
+    #[test]
+    fn what_a_prompt_does_not_say_is_a_default() {
+        let settings = merged(&["--max-tokens", "5", "--temperature", "0"], "", "");
+        let defaults = settings.expect("it makes sense").job.defaults;
+        assert_eq!(defaults, r#"{"max_tokens":5,"temperature":0.0}"#);
+    }
+}

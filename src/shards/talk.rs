@@ -1,0 +1,383 @@
+//! The conversation with one worker, from an instance that may not even be up to its last answer.
+//!
+//! It is a task that holds an address, never a lease. It waits for the instance, puts the worker
+//! on it, talks to it, and whenever the link breaks it comes back and goes on. It decides nothing
+//! about prompts: it tells the runner what it hears, and says what the runner tells it to.
+
+use super::WorkerId;
+use crate::{
+    event::SlotPhase,
+    label::RunId,
+    leases::describe,
+    ready::{NotReady, ready},
+    remote::{
+        Dial, InstallError, Patience, Pins, RemoteError, RunKey, Session, Stdin, install, quote,
+        under_sh,
+    },
+};
+use providers::{Instance, Label, Marketplace};
+use std::{path::PathBuf, sync::Arc, time::Duration};
+use tokio::{
+    sync::mpsc::{Sender, UnboundedReceiver},
+    task::JoinHandle,
+    time::{Instant, sleep},
+};
+use wire::{
+    CodecError, Completion, EngineFacts, FrameReader, FrameWriter, Job, Phase, Prompt, Status,
+    ToController, ToWorker, VERSION,
+};
+
+/// How long an instance that was promised to be up may be out of reach before it is given up.
+const OUTAGE_LIMIT: Duration = Duration::from_mins(10);
+
+/// The shortest and the longest pause before the link is made again.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(10));
+
+/// Bytes of prompts that go into one message.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// What the runner wants said.
+#[derive(Debug)]
+pub enum Say {
+    /// These prompts are to be answered.
+    Prompts(Vec<Prompt>),
+    /// Completions of this conversation up to this number are on disk.
+    Forget {
+        /// The conversation, as in [`Said::Attached`].
+        conversation: u64,
+        /// The number.
+        through: u64,
+    },
+    /// What isn't begun is to be given up.
+    Drain,
+}
+
+/// What the runner is told.
+#[derive(Debug)]
+pub enum Said {
+    /// The instance is at something.
+    Phase(SlotPhase),
+    /// A conversation has begun. Whatever was said before and isn't in `held` or answered soon
+    /// must be said again.
+    Attached {
+        /// Which conversation, from 1.
+        conversation: u64,
+        /// The prompts that the worker holds.
+        held: Vec<u64>,
+    },
+    /// The engine is up.
+    Ready(EngineFacts),
+    /// How the worker is doing.
+    Status(Status),
+    /// Answers.
+    Completions {
+        /// Which conversation.
+        conversation: u64,
+        /// To be said in [`Say::Forget`] once they are on disk.
+        through: u64,
+        /// The answers.
+        completions: Vec<Completion>,
+    },
+    /// Prompts that the worker has given up.
+    GivenUp(Vec<u64>),
+    /// The link broke, and is being made again.
+    Reconnecting(String),
+    /// The instance is of no more use.
+    Lost(Loss),
+}
+
+/// Why an instance is of no more use.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Loss {
+    /// The instance is at fault: another may do better.
+    #[error("{0}")]
+    Instance(String),
+    /// The work is at fault: another would fail as well.
+    #[error("{0}")]
+    Work(String),
+    /// Another program works on this run.
+    #[error("another piecework process has taken over the run")]
+    Fenced,
+}
+
+/// Everything that it takes to talk to one worker.
+#[derive(Clone, Debug)]
+pub struct Talk {
+    /// Tells this conversation from all others of the session.
+    pub id: WorkerId,
+    /// Which start of the program this is.
+    pub generation: u64,
+    /// The run.
+    pub run: RunId,
+    /// What the worker is to do.
+    pub job: Job,
+    /// Where to ask for the instance's address.
+    pub market: Arc<dyn Marketplace>,
+    /// The instance.
+    pub instance: Instance,
+    /// Its label.
+    pub label: Label,
+    /// The run's key.
+    pub key: RunKey,
+    /// The run's host keys.
+    pub pins: Arc<Pins>,
+    /// The worker's binary, on this computer.
+    pub worker: PathBuf,
+}
+
+/// Why a conversation ended.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error(transparent)]
+    NotReady(#[from] NotReady),
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
+    #[error(transparent)]
+    Install(#[from] InstallError),
+    #[error(transparent)]
+    Codec(#[from] CodecError),
+    #[error("the worker can't be started: {0}")]
+    Start(String),
+    #[error("the worker hung up")]
+    HungUp,
+    #[error("nobody is left to tell")]
+    Unheard,
+    #[error("{0}")]
+    Lost(Loss),
+}
+
+impl Broken {
+    /// What it means for the instance; none if it is worth another try.
+    fn loss(&self) -> Option<Loss> {
+        let instance = || Some(Loss::Instance(describe(self)));
+        match self {
+            Self::Lost(loss) => Some(loss.clone()),
+            Self::Remote(error) | Self::Install(InstallError::Remote(error)) => {
+                if error.is_temporary() || matches!(error, RemoteError::Rejected(_)) {
+                    None
+                } else {
+                    instance()
+                }
+            }
+            Self::Install(InstallError::Local { .. }) => Some(Loss::Work(describe(self))),
+            Self::Install(InstallError::Checksum)
+            | Self::Codec(_)
+            | Self::HungUp
+            | Self::Unheard => None,
+            Self::NotReady(_) | Self::Start(_) | Self::Install(_) => instance(),
+        }
+    }
+}
+
+/// Talks to a worker until its instance is lost or nobody listens any more.
+pub async fn talk(talk: Talk, orders: UnboundedReceiver<Say>, said: Sender<(WorkerId, Said)>) {
+    let talker = Talker { talk, orders, said, conversation: 0, path: None, alive: Instant::now() };
+    talker.run().await;
+}
+
+struct Talker {
+    talk: Talk,
+    orders: UnboundedReceiver<Say>,
+    said: Sender<(WorkerId, Said)>,
+    conversation: u64,
+    /// Where the worker's binary is, once it is there.
+    path: Option<String>,
+    /// When the instance was last talked to.
+    alive: Instant,
+}
+
+impl Talker {
+    async fn run(mut self) {
+        let mut pause = PAUSES.0;
+        loop {
+            let before = self.conversation;
+            let broken = match self.converse().await {
+                Ok(()) | Err(Broken::Unheard) => return,
+                Err(broken) => broken,
+            };
+            let mut loss = broken.loss();
+            if before < self.conversation {
+                pause = PAUSES.0;
+            } else if loss.is_none() && OUTAGE_LIMIT < self.alive.elapsed() {
+                loss = Some(Loss::Instance(describe(&broken)));
+            }
+            if let Some(loss) = loss {
+                // If nobody is left to hear it, nobody needs to.
+                drop(self.tell(Said::Lost(loss)).await);
+                return;
+            }
+            if self.tell(Said::Reconnecting(describe(&broken))).await.is_err() {
+                return;
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(PAUSES.1);
+        }
+    }
+
+    /// One conversation, from finding the instance to the break of the link.
+    async fn converse(&mut self) -> Result<(), Broken> {
+        if self.conversation == 0 {
+            self.tell(Said::Phase(SlotPhase::Booting)).await?;
+        }
+        // Asked anew each time, as an address may change, and an instance may be gone.
+        let endpoint = ready(&*self.talk.market, &self.talk.instance.id).await?;
+        if self.conversation == 0 {
+            self.tell(Said::Phase(SlotPhase::Connecting)).await?;
+        }
+        let dial = Dial {
+            label: self.talk.label.clone(),
+            endpoint,
+            key: self.talk.key.clone(),
+            pins: self.talk.pins.clone(),
+            patience: Patience::default(),
+        };
+        let session = dial.connect().await?;
+        let path = self.install(&session).await?;
+        let (path, folder) = (quote(&path), format!("\"$HOME/.piecework/{}\"", self.talk.run));
+        let start = under_sh(&format!("exec {path} start --folder {folder}"));
+        let start = session.run(&start, b"").await?;
+        if !start.status.is_success() {
+            // Perhaps it was cleared away; then it is sent again.
+            self.path = None;
+            return Err(Broken::Start(start.stderr.trim().to_owned()));
+        }
+        let channel =
+            session.exec(&under_sh(&format!("exec {path} attach --folder {folder}"))).await?;
+        let mut reader = FrameReader::new(channel.stdout);
+        reader.skip_preamble().await?;
+        let mut writer = FrameWriter::new(channel.stdin, self.talk.generation);
+        let hello = ToWorker::Hello { version: VERSION, run: self.talk.run.to_string() };
+        writer.send(&hello).await?;
+        let held = match reader.next().await?.ok_or(Broken::HungUp)?.1 {
+            ToController::Hello { version: VERSION, held } => held,
+            ToController::Hello { version, .. } => {
+                let reason = format!("its worker speaks version {version}, and we speak {VERSION}");
+                return Err(Broken::Lost(Loss::Instance(reason)));
+            }
+            ToController::Fenced { .. } => return Err(Broken::Lost(Loss::Fenced)),
+            ToController::Broken { reason } => return Err(Broken::Lost(Loss::Work(reason))),
+            ToController::Status(_)
+            | ToController::Ready(_)
+            | ToController::Completions { .. }
+            | ToController::GivenUp(_) => return Err(Broken::HungUp),
+        };
+        writer.send(&ToWorker::Work(self.talk.job.clone())).await?;
+        self.conversation += 1;
+        self.alive = Instant::now();
+        // What was to be said in an earlier conversation is said anew by whoever hears this.
+        while self.orders.try_recv().is_ok() {}
+        let attached = Said::Attached { conversation: self.conversation, held };
+        self.tell(attached).await?;
+        let ear =
+            Ear { id: self.talk.id, conversation: self.conversation, said: self.said.clone() };
+        let ended = self.speak(writer, tokio::spawn(ear.listen(reader))).await;
+        self.alive = Instant::now();
+        ended
+    }
+
+    async fn install(&mut self, session: &Session) -> Result<String, Broken> {
+        if let Some(path) = &self.path {
+            return Ok(path.clone());
+        }
+        let (id, said) = (self.talk.id, self.said.clone());
+        let progress = |done, total| {
+            // A full inbox has more to do than to look at progress.
+            drop(said.try_send((id, Said::Phase(SlotPhase::Uploading { done, total }))));
+        };
+        let installed = install(session, &self.talk.worker, progress).await?;
+        self.path = Some(installed.path.clone());
+        Ok(installed.path)
+    }
+
+    /// Says what the runner wants said, until the other side is silent for good.
+    async fn speak(
+        &mut self,
+        mut writer: FrameWriter<Stdin>,
+        mut ear: JoinHandle<Result<(), Broken>>,
+    ) -> Result<(), Broken> {
+        loop {
+            let order = tokio::select! {
+                ended = &mut ear => return ended.unwrap_or(Err(Broken::HungUp)),
+                order = self.orders.recv() => order,
+            };
+            let Some(order) = order else {
+                ear.abort();
+                return Err(Broken::Unheard);
+            };
+            let sent = match order {
+                Say::Prompts(prompts) => send_prompts(&mut writer, prompts).await,
+                Say::Forget { conversation, through } if conversation == self.conversation => {
+                    writer.send(&ToWorker::Forget { through }).await
+                }
+                Say::Forget { .. } => Ok(()),
+                Say::Drain => writer.send(&ToWorker::Drain).await,
+            };
+            if let Err(error) = sent {
+                ear.abort();
+                return Err(error.into());
+            }
+        }
+    }
+
+    async fn tell(&self, said: Said) -> Result<(), Broken> {
+        self.said.send((self.talk.id, said)).await.map_err(|_| Broken::Unheard)
+    }
+}
+
+async fn send_prompts(
+    writer: &mut FrameWriter<Stdin>,
+    prompts: Vec<Prompt>,
+) -> Result<(), CodecError> {
+    let (mut batch, mut bytes) = (Vec::new(), 0);
+    for prompt in prompts {
+        bytes += prompt.body.len();
+        batch.push(prompt);
+        if BATCH_BYTES <= bytes {
+            bytes = 0;
+            writer.send(&ToWorker::Prompts(std::mem::take(&mut batch))).await?;
+        }
+    }
+    if batch.is_empty() { Ok(()) } else { writer.send(&ToWorker::Prompts(batch)).await }
+}
+
+/// The receiving half of a conversation.
+struct Ear {
+    id: WorkerId,
+    conversation: u64,
+    said: Sender<(WorkerId, Said)>,
+}
+
+impl Ear {
+    async fn listen(self, mut reader: FrameReader<crate::remote::Stdout>) -> Result<(), Broken> {
+        let conversation = self.conversation;
+        while let Some((_, message)) = reader.next().await? {
+            let said = match message {
+                ToController::Completions { through, completions } => {
+                    Said::Completions { conversation, through, completions }
+                }
+                ToController::Status(status) => match phase(&status) {
+                    Some(phase) => Said::Phase(phase),
+                    None => Said::Status(status),
+                },
+                ToController::Ready(facts) => Said::Ready(facts),
+                ToController::GivenUp(indices) => Said::GivenUp(indices),
+                ToController::Broken { reason } => return Err(Broken::Lost(Loss::Work(reason))),
+                ToController::Fenced { .. } => return Err(Broken::Lost(Loss::Fenced)),
+                ToController::Hello { .. } => continue,
+            };
+            self.said.send((self.id, said)).await.map_err(|_| Broken::Unheard)?;
+        }
+        Err(Broken::HungUp)
+    }
+}
+
+/// What a worker is at before it answers prompts.
+fn phase(status: &Status) -> Option<SlotPhase> {
+    match status.phase.clone() {
+        Phase::Fetching { source, done, total } => {
+            Some(SlotPhase::Fetching { source, done, total })
+        }
+        Phase::Loading { done, total } => Some(SlotPhase::Loading { done, total }),
+        Phase::Idle | Phase::Working | Phase::Broken(_) => None,
+    }
+}
