@@ -227,7 +227,7 @@ mod tests {
 
     #[test]
     fn time_is_charged_by_the_step_and_at_least_the_minimum() {
-        let minute = Duration::from_secs(60);
+        let minute = Duration::from_mins(1);
         let by_the_minute = Billing { minimum: minute * 10, step: minute };
         assert_eq!(by_the_minute.charged(Duration::from_secs(1)), minute * 10);
         assert_eq!(by_the_minute.charged(minute * 10 + Duration::from_secs(1)), minute * 11);

@@ -11,11 +11,11 @@ use ureq::{
 /// A chain of redirects longer than this leads nowhere.
 const REDIRECTS: usize = 10;
 /// A connection that brings nothing for this long is dead.
-const SILENCE: Duration = Duration::from_secs(60);
+const SILENCE: Duration = Duration::from_mins(1);
 /// No wait between two attempts is longer, unless the hub asks for it.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// No wait that the hub asks for is longer: its limits are reset every five minutes.
-const LONGEST_ASKED_PAUSE: Duration = Duration::from_secs(300);
+const LONGEST_ASKED_PAUSE: Duration = Duration::from_mins(5);
 
 /// Why one attempt failed.
 #[derive(Debug)]

@@ -35,7 +35,7 @@ pub(super) struct Wanted<'a> {
 /// How often the growing download is looked at.
 const GLANCE: Duration = Duration::from_millis(100);
 /// A download that hasn't grown for this long never will. `pip` itself gives up sooner.
-const STALL: Duration = Duration::from_secs(300);
+const STALL: Duration = Duration::from_mins(5);
 
 /// Fetches the file, or finds it fetched.
 pub(super) fn fetch(
