@@ -129,7 +129,7 @@ mod tests {
     #[test]
     fn a_price_over_a_time_is_rounded_up() {
         let price = UsdPerHour(310_000);
-        assert_eq!(price.over(Duration::from_secs(7_200)), Usd(620_000));
+        assert_eq!(price.over(Duration::from_hours(2)), Usd(620_000));
         assert_eq!(price.over(Duration::from_millis(1)), Usd(1));
         assert_eq!(price.over(Duration::ZERO), Usd(0));
     }
