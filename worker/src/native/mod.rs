@@ -1,1 +1,41 @@
 //! The model runs inside the worker.
+//!
+//! ```text
+//! load: folder | gguf ─▶ model_files ─▶ model (matrix ◀─ tensor)                 setup
+//! prompt ─▶ request ─▶ template ─▶ vocabulary ─▶ scheduler (blocks) ─▶ model     run
+//! model (attention, rope, matrix ─▶ kernel, simd) ─▶ logits ─▶ sampling ─▶ answer ─▶ response
+//! ```
+//!
+//! Decoders of the Llama family (Llama 2 and 3, Mistral, Qwen 2, 2.5 and 3, `SmolLM2`) run on the
+//! CPU, many prompts at once, by continuous batching over a paged KV cache. What a prompt yields
+//! depends on the prompt, its parameters and its seed only: not on what runs beside it, on how its
+//! parts fall into steps, on what the cache already holds, or on the processor's kind.
+
+mod answer;
+mod attention;
+mod blocks;
+mod config;
+mod fields;
+mod folder;
+mod gguf;
+mod gguf_tokenizer;
+mod kernel;
+mod matrix;
+mod memory;
+mod model;
+mod model_files;
+mod random;
+mod request;
+mod response;
+mod rope;
+mod run;
+mod safetensors;
+mod sampling;
+mod scheduler;
+mod setup;
+mod simd;
+mod template;
+mod tensor;
+mod vocabulary;
+
+pub use setup::load;

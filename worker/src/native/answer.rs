@@ -1,0 +1,106 @@
+//! One answer as it grows, token by token.
+
+use super::{
+    request::Request,
+    sampling::{History, LogProbs, Sampling, log_normaliser, top},
+    vocabulary::{Stream, Vocabulary},
+};
+use std::sync::Arc;
+
+/// Why an answer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Finish {
+    /// The model ended it, or a stop text did.
+    Stop,
+    /// It has as many tokens as it may have.
+    Length,
+}
+
+/// One answer to a request.
+#[derive(Debug)]
+pub(super) struct Answer {
+    request: Arc<Request>,
+    sampling: Sampling,
+    history: History,
+    stream: Stream,
+    limit: usize,
+    /// Tokens generated so far, an end among them.
+    pub(super) count: usize,
+    /// The text so far.
+    pub(super) text: String,
+    /// The log-probabilities of the text's tokens, where they are wanted.
+    pub(super) logprobs: Vec<LogProbs>,
+}
+
+impl Answer {
+    /// The `choice`-th answer to `prompt`, of up to `limit` tokens.
+    pub(super) fn new(request: Arc<Request>, choice: usize, prompt: &[u32], limit: usize) -> Self {
+        let mut sampling = request.sampling.clone();
+        if 0 < choice {
+            sampling.seed = super::random::mix(sampling.seed, choice as u64);
+        }
+        let history = History::new(&sampling, prompt);
+        let (text, stream, logprobs) = (String::new(), Stream::default(), Vec::new());
+        Self { request, sampling, history, stream, limit, count: 0, text, logprobs }
+    }
+
+    /// Chooses the next token and takes it in. Also says whether the answer ends with it.
+    ///
+    /// None if the logits are no numbers.
+    pub(super) fn advance(
+        &mut self,
+        logits: &mut [f32],
+        vocabulary: &Vocabulary,
+    ) -> Option<(u32, Option<Finish>)> {
+        let facts = self.request.logprobs.map(|wanted| {
+            let normaliser = log_normaliser(logits);
+            (normaliser, top(logits, wanted.top, normaliser), logits.to_vec())
+        });
+        let early = self.count < self.request.min_tokens;
+        let banned: Vec<u32> = if early { self.ends(vocabulary).collect() } else { Vec::new() };
+        if !logits.iter().copied().fold(f32::NEG_INFINITY, f32::max).is_finite() {
+            return None;
+        }
+        let token = self.sampling.choose(logits, self.count, &self.history, &banned);
+        self.history.note(&self.sampling, token);
+        self.count += 1;
+        if self.ends(vocabulary).any(|end| end == token) {
+            self.text += &self.stream.finish(vocabulary);
+            return Some((token, Some(Finish::Stop)));
+        }
+        if let Some((normaliser, top, plain)) = facts {
+            let logprob = f64::from(plain[token as usize]) - normaliser;
+            self.logprobs.push(LogProbs { token, logprob, top });
+        }
+        let before = self.text.len();
+        self.text += &self.stream.push(vocabulary, token);
+        let last = self.limit <= self.count;
+        if last {
+            self.text += &self.stream.finish(vocabulary);
+        }
+        if let Some(at) = self.stopped(before).filter(|_| !early) {
+            self.text.truncate(at);
+            return Some((token, Some(Finish::Stop)));
+        }
+        Some((token, last.then_some(Finish::Length)))
+    }
+
+    /// The tokens that end this answer.
+    fn ends<'a>(&'a self, vocabulary: &'a Vocabulary) -> impl Iterator<Item = u32> + 'a {
+        let own = (!self.request.ignore_end).then_some(&vocabulary.ends);
+        own.into_iter().flatten().chain(&self.request.stop_tokens).copied()
+    }
+
+    /// Where the first stop text begins that ends in what came after `before`.
+    fn stopped(&self, before: usize) -> Option<usize> {
+        let find = |stop: &String| {
+            // It may have begun in what was there before.
+            let mut from = (before + 1).saturating_sub(stop.len());
+            while !self.text.is_char_boundary(from) {
+                from -= 1;
+            }
+            self.text[from..].find(stop.as_str()).map(|at| from + at)
+        };
+        self.request.stop.iter().filter_map(find).min()
+    }
+}

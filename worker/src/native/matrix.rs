@@ -1,0 +1,293 @@
+//! Products of activations with weights.
+//!
+//! ```text
+//! Tiles (rows of activations) × Matrix (panels of columns) → Panels (rows, in pieces of 32 floats)
+//! ```
+//!
+//! Weights are packed into panels once, when they are loaded. Work is shared out by panel, so one
+//! row of a single prompt occupies all threads as hundreds do. A row's result does not depend on the rows
+//! beside it: see [`kernel`](super::kernel).
+
+use super::{
+    kernel::{PANEL, TILE, accumulate, width_for},
+    tensor::Tensor,
+};
+use crate::engine::EngineError;
+use half::{
+    bf16, f16,
+    slice::{HalfBitsSliceExt, HalfFloatSliceExt},
+};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Rows of a 16-bit panel that are widened at once; they stay in the nearest cache.
+const WIDENED: usize = 128;
+
+/// Rows of activations, packed into tiles.
+#[derive(Debug, Default)]
+pub(super) struct Tiles {
+    rows: usize,
+    depth: usize,
+    data: Vec<f32>,
+}
+
+impl Tiles {
+    /// Takes `rows` rows of `depth` floats; `write` makes each of them.
+    pub(super) fn fill(
+        &mut self,
+        rows: usize,
+        depth: usize,
+        write: impl Fn(usize, &mut [f32]) + Sync,
+    ) {
+        self.resize(rows, depth);
+        self.data.par_chunks_mut(TILE * depth).enumerate().for_each_init(
+            || vec![0.0; depth],
+            |scratch, (tile, packed)| {
+                for row in 0..TILE.min(rows - tile * TILE) {
+                    write(tile * TILE + row, scratch);
+                    pack(scratch, row, packed);
+                }
+            },
+        );
+    }
+
+    /// Takes a row of `depth` floats for each of `source`; `write` makes it and may change its source.
+    pub(super) fn fill_from(
+        &mut self,
+        source: &mut [f32],
+        stride: usize,
+        depth: usize,
+        write: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
+    ) {
+        self.resize(source.len() / stride, depth);
+        let tiles = self.data.par_chunks_mut(TILE * depth);
+        tiles.zip(source.par_chunks_mut(TILE * stride)).enumerate().for_each_init(
+            || vec![0.0; depth],
+            |scratch, (tile, (packed, source))| {
+                for (row, source) in source.chunks_mut(stride).enumerate() {
+                    write(tile * TILE + row, source, scratch);
+                    pack(scratch, row, packed);
+                }
+            },
+        );
+    }
+
+    fn resize(&mut self, rows: usize, depth: usize) {
+        (self.rows, self.depth) = (rows, depth);
+        self.data.clear();
+        self.data.resize(padded(rows) * depth, 0.0);
+    }
+}
+
+/// Rows with those that pad the last tile.
+fn padded(rows: usize) -> usize {
+    rows / TILE * TILE + if rows.is_multiple_of(TILE) { 0 } else { width_for(rows % TILE) }
+}
+
+fn pack(values: &[f32], row: usize, tile: &mut [f32]) {
+    let width = tile.len() / values.len();
+    for (slot, value) in tile[row..].iter_mut().step_by(width).zip(values) {
+        *slot = *value;
+    }
+}
+
+/// A product: each row in pieces of [`PANEL`] floats.
+#[derive(Debug, Default)]
+pub(super) struct Panels {
+    rows: usize,
+    data: Vec<[f32; PANEL]>,
+}
+
+impl Panels {
+    /// A row's floats in one panel.
+    pub(super) fn piece(&self, row: usize, panel: usize) -> &[f32; PANEL] {
+        &self.data[panel * self.rows + row]
+    }
+
+    /// Copies some columns of a row.
+    pub(super) fn copy(&self, row: usize, columns: Range<usize>, out: &mut [f32]) {
+        let mut column = columns.start;
+        let mut out = out;
+        while column < columns.end {
+            let within = column % PANEL;
+            let count = (PANEL - within).min(columns.end - column);
+            let (head, tail) = out.split_at_mut(count);
+            head.copy_from_slice(&self.piece(row, column / PANEL)[within..within + count]);
+            (column, out) = (column + count, tail);
+        }
+    }
+
+    /// Adds a row's first `out.len()` columns to `out`.
+    pub(super) fn add_to(&self, row: usize, out: &mut [f32]) {
+        for (panel, out) in out.chunks_mut(PANEL).enumerate() {
+            for (out, value) in out.iter_mut().zip(self.piece(row, panel)) {
+                *out += value;
+            }
+        }
+    }
+}
+
+/// The numbers that weights are kept as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kept {
+    /// 32 bits.
+    F32,
+    /// IEEE 754's 16 bits.
+    F16,
+    /// The upper 16 bits of 32.
+    Bf16,
+}
+
+/// Panel after panel; in each, a row of [`PANEL`] numbers for each input.
+#[derive(Debug)]
+enum Data {
+    F32(Vec<f32>),
+    /// The bits of 16-bit floats.
+    F16(Vec<u16>),
+    /// The bits of 16-bit floats.
+    Bf16(Vec<u16>),
+}
+
+/// Weights: `columns` outputs, each a sum over `depth` inputs.
+#[derive(Debug)]
+pub(super) struct Matrix {
+    columns: usize,
+    depth: usize,
+    data: Data,
+}
+
+impl Matrix {
+    /// Reads and packs weights: column `c` is row `row` of `tensors[tensor]` where `place(c)`
+    /// is `Some((tensor, row))`, and zero where it is None.
+    pub(super) fn load(
+        kept: Kept,
+        columns: usize,
+        tensors: &[&Tensor],
+        place: impl Fn(usize) -> Option<(usize, usize)> + Sync,
+    ) -> Result<Self, EngineError> {
+        let depth = tensors[0].width();
+        let place = |column| if column < columns { place(column) } else { None };
+        let data = match kept {
+            Kept::F32 => Data::F32(panels(columns, depth, tensors, place, |value| value)?),
+            Kept::F16 => Data::F16(panels(columns, depth, tensors, place, |value| {
+                f16::from_f32(value).to_bits()
+            })?),
+            Kept::Bf16 => Data::Bf16(panels(columns, depth, tensors, place, |value| {
+                bf16::from_f32(value).to_bits()
+            })?),
+        };
+        Ok(Self { columns, depth, data })
+    }
+
+    /// Bytes in memory.
+    pub(super) fn bytes(&self) -> u64 {
+        let bytes = match &self.data {
+            Data::F32(data) => size_of_val(data.as_slice()),
+            Data::F16(data) | Data::Bf16(data) => size_of_val(data.as_slice()),
+        };
+        bytes as u64
+    }
+
+    /// Copies the weights of one column.
+    pub(super) fn column(&self, column: usize, out: &mut [f32]) {
+        assert!(column < self.columns, "column {column} of {}", self.columns);
+        let first = column / PANEL * self.depth * PANEL + column % PANEL;
+        let places = (first..).step_by(PANEL);
+        for (out, place) in out.iter_mut().zip(places) {
+            *out = match &self.data {
+                Data::F32(data) => data[place],
+                Data::F16(data) => f16::from_bits(data[place]).to_f32(),
+                Data::Bf16(data) => bf16::from_bits(data[place]).to_f32(),
+            };
+        }
+    }
+
+    /// The product of `tiles` with these weights.
+    pub(super) fn multiply(&self, tiles: &Tiles, out: &mut Panels) {
+        debug_assert_eq!(tiles.depth, self.depth);
+        let rows = padded(tiles.rows);
+        out.rows = rows;
+        out.data.resize(self.columns.div_ceil(PANEL) * rows, [0.0; PANEL]);
+        if rows == 0 {
+            return;
+        }
+        let panels = self.columns.div_ceil(PANEL);
+        // Enough panels to a thread that handing them out costs nothing beside them.
+        let together = (panels / (4 * rayon::current_num_threads())).clamp(1, 16);
+        out.data.par_chunks_mut(rows).with_min_len(together).enumerate().for_each(
+            |(panel, out)| {
+                out.fill([0.0; PANEL]);
+                let range = panel * self.depth * PANEL..(panel + 1) * self.depth * PANEL;
+                match &self.data {
+                    Data::F32(data) => product(tiles, 0, data[range].as_chunks().0, out),
+                    Data::F16(data) => widened(tiles, &data[range], out, |bits, wide| {
+                        bits.reinterpret_cast::<f16>().convert_to_f32_slice(wide);
+                    }),
+                    Data::Bf16(data) => widened(tiles, &data[range], out, |bits, wide| {
+                        bits.reinterpret_cast::<bf16>().convert_to_f32_slice(wide);
+                    }),
+                }
+            },
+        );
+    }
+}
+
+/// Adds to one panel of a product what the rows of weights from `first` on contribute.
+fn product(tiles: &Tiles, first: usize, weights: &[[f32; PANEL]], out: &mut [[f32; PANEL]]) {
+    let tiles = tiles.data.chunks(TILE * tiles.depth);
+    for (tile, out) in tiles.zip(out.chunks_mut(TILE)) {
+        let width = out.len();
+        accumulate(&tile[first * width..(first + weights.len()) * width], weights, out);
+    }
+}
+
+fn widened(
+    tiles: &Tiles,
+    weights: &[u16],
+    out: &mut [[f32; PANEL]],
+    widen: impl Fn(&[u16], &mut [f32]),
+) {
+    let mut wide = [[0.0; PANEL]; WIDENED];
+    for (chunk, narrow) in weights.chunks(WIDENED * PANEL).enumerate() {
+        let wide = &mut wide[..narrow.len() / PANEL];
+        widen(narrow, wide.as_flattened_mut());
+        product(tiles, chunk * WIDENED, wide, out);
+    }
+}
+
+fn panels<T: Copy + Default + Send>(
+    columns: usize,
+    depth: usize,
+    tensors: &[&Tensor],
+    place: impl Fn(usize) -> Option<(usize, usize)> + Sync,
+    narrow: impl Fn(f32) -> T + Sync,
+) -> Result<Vec<T>, EngineError> {
+    let mut data = vec![T::default(); columns.div_ceil(PANEL) * depth * PANEL];
+    data.par_chunks_mut(depth * PANEL).enumerate().try_for_each_init(
+        || vec![0.0; PANEL * depth],
+        |scratch, (panel, packed)| {
+            let mut column = 0;
+            while column < PANEL {
+                let Some((tensor, row)) = place(panel * PANEL + column) else {
+                    column += 1;
+                    continue;
+                };
+                // Neighbours in the file are read at once.
+                let follows =
+                    |run: &usize| place(panel * PANEL + column + run) == Some((tensor, row + run));
+                let run = 1 + (1..PANEL - column).take_while(follows).count();
+                let values = &mut scratch[..run * depth];
+                tensors[tensor].read(row, values)?;
+                for (offset, values) in values.chunks(depth).enumerate() {
+                    let (packed, _) = packed.as_chunks_mut::<PANEL>();
+                    for (packed, value) in packed.iter_mut().zip(values) {
+                        packed[column + offset] = narrow(*value);
+                    }
+                }
+                column += run;
+            }
+            Ok(())
+        },
+    )?;
+    Ok(data)
+}

@@ -1,0 +1,36 @@
+//! How much memory there is to take.
+
+use std::{fs, path::Path};
+
+/// Bytes that could be taken now without swapping; None where the system doesn't say.
+///
+/// A container's own limit counts as well as the machine's memory.
+pub(super) fn available() -> Option<u64> {
+    let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| available_in(&text));
+    let limit = number_in(Path::new("/sys/fs/cgroup/memory.max"));
+    let used = number_in(Path::new("/sys/fs/cgroup/memory.current"));
+    let container = limit.map(|limit| limit.saturating_sub(used.unwrap_or(0)));
+    machine.into_iter().chain(container).min()
+}
+
+fn available_in(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kibibytes: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kibibytes * 1024)
+}
+
+fn number_in(path: &Path) -> Option<u64> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_available_is_read_in_bytes() {
+        let text = "MemTotal:       24000000 kB\nMemAvailable:   12345678 kB\n";
+        assert_eq!(available_in(text), Some(12_345_678 * 1024));
+        assert_eq!(available_in("MemTotal: 1 kB\n"), None);
+    }
+}

@@ -1,0 +1,232 @@
+//! The engine at work: prompts in, steps, completions out.
+
+use super::{
+    answer::{Answer, Finish},
+    blocks::Blocks,
+    matrix::Panels,
+    model::{Cache, Workspace},
+    random::mix,
+    request::{self, ANSWER_TOKENS, Input, Request},
+    response::{self, Facts},
+    scheduler::{Bounds, Scheduler, SequenceId},
+    setup::Native,
+};
+use crate::engine::{Next, Outlet, Prompts};
+use rayon::prelude::*;
+use std::{collections::HashMap, sync::Arc};
+use wire::{Completion, Failure, Outcome, Prompt};
+
+/// A prompt that can be begun.
+struct Prepared {
+    index: u64,
+    request: Request,
+    tokens: Vec<u32>,
+}
+
+/// A prompt under way.
+struct Open {
+    index: u64,
+    request: Arc<Request>,
+    tokens_in: usize,
+    sequences: Vec<SequenceId>,
+    done: Vec<(SequenceId, Answer, Finish)>,
+}
+
+/// Everything that changes while the engine works.
+struct Work<'a> {
+    native: &'a Native,
+    outlet: &'a Outlet,
+    scheduler: Scheduler,
+    cache: Cache,
+    workspace: Workspace,
+    logits: Panels,
+    /// By their prompt's position in the input.
+    open: HashMap<u64, Open>,
+    /// Answers under way, and the prompts that they are for.
+    answers: HashMap<SequenceId, (u64, Answer)>,
+}
+
+/// Answers prompts until there are no more.
+pub(super) fn run(native: &Native, mut prompts: Prompts, outlet: &Outlet) {
+    let bounds = Bounds { sequences: native.batch, tokens: native.step_tokens };
+    let mut work = Work {
+        native,
+        outlet,
+        scheduler: Scheduler::new(bounds, Blocks::new(native.blocks, native.sharing)),
+        cache: Cache::new(native.model.config(), native.blocks),
+        workspace: Workspace::default(),
+        logits: Panels::default(),
+        open: HashMap::new(),
+        answers: HashMap::new(),
+    };
+    let mut over = false;
+    loop {
+        let mut taken = Vec::new();
+        // A few wait inside, so that one can begin the moment another ends.
+        let room = (native.batch + native.batch / 8 + 1).saturating_sub(work.answers.len());
+        while !over && taken.len() < room {
+            match prompts.look() {
+                Next::Prompt(prompt) => taken.push(prompt),
+                Next::NotYet => break,
+                Next::Over => over = true,
+            }
+        }
+        if taken.is_empty() && work.scheduler.is_idle() {
+            match prompts.wait() {
+                Some(prompt) => taken.push(prompt),
+                None => return,
+            }
+        }
+        work.begin(taken);
+        work.step();
+    }
+}
+
+impl Work<'_> {
+    fn begin(&mut self, prompts: Vec<Prompt>) {
+        let native = self.native;
+        let prepared: Vec<_> = prompts
+            .into_par_iter()
+            .map(|prompt| (prompt.index, prepare(native, &prompt)))
+            .collect();
+        for (index, prepared) in prepared {
+            match prepared {
+                Ok(prepared) => self.add(prepared),
+                Err((failure, reason)) => self.fail(index, failure, reason),
+            }
+        }
+    }
+
+    fn add(&mut self, prepared: Prepared) {
+        let Prepared { index, request, tokens } = prepared;
+        let request = Arc::new(request);
+        let room = self.native.context - tokens.len();
+        let limit = request.max_tokens.unwrap_or(ANSWER_TOKENS.max(request.min_tokens)).min(room);
+        let mut sequences = Vec::new();
+        for choice in 0..request.choices {
+            let answer = Answer::new(Arc::clone(&request), choice, &tokens, limit);
+            let id = self.scheduler.add(tokens.clone());
+            sequences.push(id);
+            self.answers.insert(id, (index, answer));
+        }
+        let open = Open { index, request, tokens_in: tokens.len(), sequences, done: Vec::new() };
+        self.open.insert(index, open);
+    }
+
+    fn step(&mut self) {
+        let step = self.scheduler.plan();
+        if step.batch.tokens.is_empty() {
+            return;
+        }
+        let Self { native, cache, workspace, logits, .. } = self;
+        native.model.step(&step.batch, cache, workspace, logits);
+        let vocabulary = native.model.config().vocabulary;
+        let answers: Vec<_> = step
+            .wanted
+            .iter()
+            .map(|id| (*id, self.answers.remove(id).expect("each sequence has an answer")))
+            .collect();
+        let logits = &*logits;
+        let advanced: Vec<_> = answers
+            .into_par_iter()
+            .enumerate()
+            .map_init(
+                || vec![0.0; vocabulary],
+                |row_logits, (row, (id, (index, mut answer)))| {
+                    logits.copy(row, 0..vocabulary, row_logits);
+                    let result = answer.advance(row_logits, &native.vocabulary);
+                    (id, index, answer, result)
+                },
+            )
+            .collect();
+        for (id, index, answer, result) in advanced {
+            let first = answer.count <= 1
+                && self.open.get(&index).is_some_and(|open| open.sequences[0] == id);
+            let tokens_in = if first { self.open[&index].tokens_in as u64 } else { 0 };
+            self.outlet.count(tokens_in, 1);
+            match result {
+                Some((token, None)) => {
+                    self.scheduler.append(id, token);
+                    self.answers.insert(id, (index, answer));
+                }
+                Some((_, Some(finish))) => self.finish(id, index, answer, finish),
+                None => self.give_up(index),
+            }
+        }
+    }
+
+    fn finish(&mut self, id: SequenceId, index: u64, answer: Answer, finish: Finish) {
+        self.scheduler.finish(id);
+        // It may have been given up in this very step.
+        let Some(open) = self.open.get_mut(&index) else { return };
+        open.done.push((id, answer, finish));
+        if open.done.len() < open.sequences.len() {
+            return;
+        }
+        let mut open = self.open.remove(&index).expect("it was there");
+        open.done.sort_by_key(|(id, ..)| *id);
+        let answers: Vec<_> =
+            open.done.into_iter().map(|(_, answer, finish)| (answer, finish)).collect();
+        let tokens_out: usize = answers.iter().map(|(answer, _)| answer.count).sum();
+        let facts = Facts {
+            model: &self.native.name,
+            id: mix(self.native.defaults.seed, open.index),
+            tokens_in: open.tokens_in,
+        };
+        let body = response::write(facts, &open.request, &answers, &self.native.vocabulary);
+        let saturated = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let (tokens_in, tokens_out) = (saturated(open.tokens_in), saturated(tokens_out));
+        let outcome = Outcome::Done { body, tokens_in, tokens_out };
+        self.outlet.finish(Completion { index, outcome });
+    }
+
+    /// Fails a prompt whose logits are no numbers.
+    fn give_up(&mut self, index: u64) {
+        let Some(open) = self.open.remove(&index) else { return };
+        for id in open.sequences {
+            self.scheduler.finish(id);
+            self.answers.remove(&id);
+        }
+        let reason =
+            "the model computes no numbers at this prompt: its weights or their precision \
+                      don't carry it"
+                .to_owned();
+        self.fail(index, Failure::Engine, reason);
+    }
+
+    fn fail(&self, index: u64, failure: Failure, reason: String) {
+        self.outlet.finish(Completion { index, outcome: Outcome::Failed { failure, reason } });
+    }
+}
+
+fn prepare(native: &Native, prompt: &Prompt) -> Result<Prepared, (Failure, String)> {
+    let bad = |reason: String| (Failure::BadRequest, reason);
+    let request = request::read(prompt, &native.defaults).map_err(bad)?;
+    let vocabulary = &native.vocabulary;
+    let tokens = match &request.input {
+        Input::Chat(messages, more) => {
+            let template = native.template.as_ref().expect("without one a chat is refused");
+            let (begin, end) = (vocabulary.begin.as_deref(), vocabulary.end.as_deref());
+            let text = template.render(messages, more.as_ref(), begin, end).map_err(bad)?;
+            // The template writes what frames a text itself.
+            vocabulary.encode(&text, false).map_err(bad)?
+        }
+        Input::Text(text) => vocabulary.encode(text, true).map_err(bad)?,
+        Input::Tokens(tokens) => tokens.clone(),
+    };
+    let size = native.model.config().vocabulary;
+    if let Some(token) = tokens.iter().find(|token| size <= **token as usize) {
+        return Err(bad(format!("the prompt has the token {token}, and the model only {size}")));
+    }
+    if tokens.is_empty() {
+        return Err(bad("the prompt is empty".to_owned()));
+    }
+    if native.context <= tokens.len() {
+        let (length, context) = (tokens.len(), native.context);
+        return Err((
+            Failure::TooLong,
+            format!("the prompt has {length} tokens, and with its answer it may have {context}"),
+        ));
+    }
+    Ok(Prepared { index: prompt.index, request, tokens })
+}

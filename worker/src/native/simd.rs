@@ -1,0 +1,89 @@
+//! Loops compiled for the processor that runs them.
+//!
+//! The default x86-64 target has neither FMA nor wide registers. [`vectorized`] runs a closure with
+//! whatever the processor has; inside it plain loops over arrays become vector instructions.
+//! Every sum here has a fixed order, so a result depends on its inputs only: not on the
+//! processor, and not on what is computed beside it.
+
+#![expect(clippy::inline_always, reason = "only inlined is a loop compiled for the processor")]
+
+use pulp::Arch;
+
+/// Floats that a loop handles at once, and the width of every fixed-order sum.
+const LANES: usize = 16;
+
+/// Runs `work` with the widest instructions that the processor has.
+#[inline]
+pub(super) fn vectorized<R>(work: impl FnOnce() -> R) -> R {
+    Arch::new().dispatch(work)
+}
+
+/// e to the power of `x`, to within 2 units in the last place; 0 below -87, where it would be
+/// subnormal.
+///
+/// Range reduction by powers of two and the minimax polynomial of the Cephes library.
+#[inline(always)]
+#[expect(clippy::excessive_precision, reason = "the published constants")]
+pub(super) fn exp(x: f32) -> f32 {
+    /// 1.5 · 2²³: adding it rounds to an integer, which is then in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    let clamped = x.clamp(-87.0, 88.0);
+    let shifted = clamped.mul_add(std::f32::consts::LOG2_E, ROUND);
+    let power = shifted - ROUND;
+    let r = power.mul_add(-0.693_359_375, clamped);
+    let r = power.mul_add(2.121_944_4e-4, r);
+    let mut p = 1.987_569_15e-4_f32;
+    p = p.mul_add(r, 1.398_199_95e-3);
+    p = p.mul_add(r, 8.333_451_9e-3);
+    p = p.mul_add(r, 4.166_579_6e-2);
+    p = p.mul_add(r, 1.666_666_55e-1);
+    p = p.mul_add(r, 5.000_000_1e-1);
+    p = p.mul_add(r * r, r) + 1.0;
+    let scale = f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23));
+    if x < -87.0 { 0.0 } else { p * scale }
+}
+
+/// The sum of the squares.
+#[inline(always)]
+pub(super) fn sum_of_squares(values: &[f32]) -> f32 {
+    let mut lanes = [0.0_f32; LANES];
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (lane, value) in lanes.iter_mut().zip(chunk) {
+            *lane = value.mul_add(*value, *lane);
+        }
+    }
+    for (lane, value) in lanes.iter_mut().zip(rest) {
+        *lane = value.mul_add(*value, *lane);
+    }
+    lanes.into_iter().sum()
+}
+
+/// The nearest 32-bit float.
+#[expect(clippy::cast_possible_truncation, reason = "rounding is what it is for")]
+pub(super) fn narrowed(value: f64) -> f32 {
+    value as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_close_to_the_libraries_everywhere_and_zero_far_below() {
+        for step in -870_000..880_000 {
+            let x = step as f32 * 1e-4;
+            let (got, want) = (f64::from(exp(x)), f64::from(x).exp());
+            assert!((got - want).abs() <= want * 3e-7, "exp({x}) = {got}, not {want}");
+        }
+        assert!(exp(-1000.0) == 0.0 && exp(f32::NEG_INFINITY) == 0.0);
+    }
+
+    #[test]
+    fn a_sum_is_the_same_in_and_out_of_wide_registers() {
+        let values: Vec<f32> = (0..1003_u16).map(|i| f32::from(i).sin()).collect();
+        let wide = vectorized(|| sum_of_squares(&values));
+        assert_eq!(wide.to_bits(), sum_of_squares(&values).to_bits());
+        assert!((wide - values.iter().map(|v| v * v).sum::<f32>()).abs() < 1e-3);
+    }
+}
