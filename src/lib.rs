@@ -18,6 +18,7 @@ pub mod settings;
 
 pub mod catalog;
 pub mod catalogue;
+pub mod model;
 pub mod prompts;
 
 pub mod run;
