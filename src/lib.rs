@@ -18,7 +18,11 @@ pub mod settings;
 
 pub mod catalog;
 pub mod catalogue;
+pub mod cost;
+pub mod engines;
+pub mod gpus;
 pub mod model;
+pub mod need;
 pub mod prompts;
 
 pub mod run;

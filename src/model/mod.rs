@@ -158,12 +158,12 @@ impl Shape {
     }
 }
 
-/// Rounds a count of bytes that is known to be positive and far below 2^64.
+/// Rounds a count that is positive and far below 2^64; one that isn't becomes the nearest that is.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    reason = "bytes of a model are positive and far below 2^64"
+    reason = "a float outside the integers becomes the nearest of them"
 )]
-fn whole(bytes: f64) -> u64 {
-    bytes.round() as u64
+pub(crate) fn whole(count: f64) -> u64 {
+    count.round() as u64
 }
