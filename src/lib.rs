@@ -18,11 +18,14 @@ pub mod settings;
 
 pub mod catalog;
 pub mod catalogue;
+pub mod choose;
 pub mod cost;
 pub mod engines;
 pub mod gpus;
+pub mod hosted;
 pub mod model;
 pub mod need;
+pub mod plan;
 pub mod prompts;
 
 pub mod run;
