@@ -171,7 +171,7 @@ pub fn startup(offer: &Offer, engine: &Engine, weight_bytes: u64) -> Startup {
     let boot = match offer.host {
         Host::ThisComputer => return Startup { load: engine.load(), ..Startup::default() },
         Host::Container => Duration::from_secs(90),
-        Host::Vm => Duration::from_secs(240),
+        Host::Vm => Duration::from_mins(4),
     };
     let Network { down, .. } = offer.network;
     let down = down.map_or(NETWORK.0, f64::from).clamp(1.0, NETWORK.1);

@@ -16,17 +16,21 @@ pub mod cli;
 pub mod commands;
 pub mod settings;
 
-pub mod catalog;
 pub mod catalogue;
-pub mod choose;
-pub mod cost;
-pub mod engines;
-pub mod gpus;
-pub mod hosted;
+pub mod prompts;
+
 pub mod model;
 pub mod need;
+
+pub mod catalog;
+pub mod engines;
+pub mod gpus;
+
+pub mod cost;
+
+pub mod choose;
+pub mod hosted;
 pub mod plan;
-pub mod prompts;
 
 pub mod run;
 

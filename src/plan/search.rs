@@ -340,7 +340,7 @@ mod tests {
 
     #[test]
     fn hours_that_are_rounded_up_are_counted() {
-        let billing = Billing { minimum: Duration::ZERO, step: Duration::from_secs(3600) };
+        let billing = Billing { minimum: Duration::ZERO, step: Duration::from_hours(1) };
         let choices = [(Share { billing, ..share(1.0, 50.0) }, 64)];
         // 5.56 h of work and a sixth to start: two machines take 2.94 h, and three 2.02.
         let goal = Goal { deadline: Some(3.5 * 3600.0), ..Goal::default() };

@@ -50,7 +50,7 @@ const ONE_CARD: [Run; 23] = [
     (LLAMA8, "H100 SXM", 1, Bf16, 215.0, 198.0, 512, 28.2),
 ];
 
-/// vLLM over several cards without NVLink.
+/// vLLM over several cards that only the mainboard joins.
 const SPLIT: [Run; 5] = [
     (LLAMA70, "RTX 4090", 2, Int4, 1000.0, 1000.0, 400, 0.23),
     (LLAMA70, "RTX 4090", 4, Int4, 1000.0, 1000.0, 400, 0.45),
@@ -93,13 +93,14 @@ fn ratio(engine: &str, run: &Run) -> f64 {
 
 /// How far the runs are off: a table, the median and the worst factor.
 fn errors(engine: &str, runs: &[Run]) -> (String, f64, f64) {
-    let ratios = runs.iter().map(|run| (run, ratio(engine, run)));
-    let (mut table, mut factors) = (String::new(), Vec::new());
-    for (run, ratio) in ratios {
+    let line = |run: &Run| {
         let (model, card, count, weights, input, output, ..) = run;
-        table += &format!("{ratio:5.2}  {model} {weights} on {count} {card}, {input}/{output}\n");
-        factors.push(ratio.max(1.0 / ratio));
-    }
+        let ratio = ratio(engine, run);
+        format!("{ratio:5.2}  {model} {weights} on {count} {card}, {input}/{output}\n")
+    };
+    let table = runs.iter().map(line).collect();
+    let off = |run| ratio(engine, run).max(1.0 / ratio(engine, run));
+    let mut factors: Vec<f64> = runs.iter().map(off).collect();
     factors.sort_by(f64::total_cmp);
     (table, factors[factors.len() / 2], factors[factors.len() - 1])
 }
