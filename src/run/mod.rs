@@ -24,11 +24,11 @@ use crate::{
     ledger::{Ledger, LedgerError},
     prompts::{PromptsError, Survey, spawn_reader, survey as look_through},
     remote::{Pins, RunKey},
-    shards::{Ordered, Out, ResultsError, Resumed, RunFiles, Sink, order},
+    shards::{Ordered, Out, ResultsError, Resumed, RunFiles, Sink, finished, order},
 };
 use futures_util::FutureExt;
 use providers::Label;
-use runner::{Runner, Tools};
+use runner::{Runner, Tools, Worked};
 use std::{
     io::{self, Write},
     panic::AssertUnwindSafe,
@@ -93,87 +93,85 @@ pub struct Setting {
 /// Runs a plan, or goes on with one. Everything rented in here is released in here.
 pub async fn run(setting: Setting, events: Events, ladder: Ladder) -> Result<Outcome, RunError> {
     let begun = Instant::now();
-    let Setting { folder, plan, .. } = &setting;
+    let (folder, plan) = (&setting.folder, &setting.plan);
     // Taken first: nobody else may touch the run's files from here on.
     let ledger = Ledger::open(&folder.ledger(), &plan.run)?;
     let generation = ledger.books().generation();
     let files = folder.files(plan);
-    let opened = open(&setting).await;
+    let over = finished(&files).is_some();
     let mut leases = Leases::new(setting.markets.clone(), ledger, events.clone());
-    let worked = match opened {
-        Ok(opened) => {
-            let done = opened.resumed.done();
-            let already = done.count();
-            events.send(Event::RunStarted {
-                run: plan.run.clone(),
-                folder: folder.path().to_owned(),
-                model: plan.job.model.name.clone(),
-                engine: engine_name(plan),
-                prompts: plan.prompts,
-                already,
-            });
-            let tools = Tools {
-                setting: &setting,
-                generation,
-                key: opened.key,
-                pins: opened.pins,
-                events: events.clone(),
-                ladder: ladder.clone(),
-                begun,
-            };
-            let reader = spawn_reader(&plan.input, &opened.survey, done)?;
-            let runner = Runner::new(tools, &mut leases, opened.sink, &opened.resumed, reader);
-            // A panic must not skip what follows.
-            AssertUnwindSafe(runner.work()).catch_unwind().await.map_err(|_| Why::Crashed)
-        }
-        Err(error) => {
-            settle(&mut leases, &events, &ladder).await;
-            return Err(error);
-        }
+    let worked = if over {
+        Ok(Worked::nothing(plan.prompts))
+    } else {
+        let stage =
+            Stage { setting: &setting, generation, events: &events, ladder: &ladder, begun };
+        // A panic must not skip what follows.
+        let work = AssertUnwindSafe(work(stage, &mut leases)).catch_unwind().await;
+        work.unwrap_or_else(|_| Ok(Worked::crashed()))
     };
     settle(&mut leases, &events, &ladder).await;
+    let Worked { tally, mut why } = worked?;
     let owed: Vec<Label> = leases.books().owed().map(|(label, _)| label.clone()).collect();
-    let cost = leases.books().cost(clock::now());
-    let (mut worked, mut why) = match worked {
-        Ok(worked) => (worked.tally, worked.why),
-        Err(crashed) => (runner::Tally::default(), Some(crashed)),
+    let mut summary = Summary {
+        run: plan.run.clone(),
+        complete: false,
+        done: tally.done,
+        failed: tally.failed,
+        total: plan.prompts,
+        tokens_in: tally.tokens_in,
+        tokens_out: tally.tokens_out,
+        seconds: 0.0,
+        seconds_to_first: tally.first.map(|at| at.duration_since(begun).as_secs_f64()),
+        tokens_per_second: tally.tokens_per_second(),
+        cost: leases.books().cost(clock::now()),
+        completions: None,
+        errors: None,
+        owed: owed.clone(),
     };
-    let complete = worked.done + worked.failed == plan.prompts && plan.prompts != 0;
-    let (mut completions, mut errors) = (None, None);
-    if complete {
+    if tally.done + tally.failed == plan.prompts {
         events.send(Event::Ordering);
-        let (out, error_path) = (out_path(&setting), errors_path(&setting));
-        let ordered = tokio::task::spawn_blocking({
-            let (out, error_path) = (out.clone(), error_path.clone());
-            move || put_in_order(&files, out.as_deref(), &error_path)
-        });
-        match ordered.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())) {
+        match put_in_order(&setting, files).await {
             Ok(ordered) => {
-                (worked.done, worked.failed) = (ordered.completed, ordered.failed);
-                completions = out;
-                errors = (0 < ordered.failed).then_some(error_path);
+                summary.complete = true;
+                (summary.done, summary.failed) = (ordered.completed, ordered.failed);
+                (summary.tokens_in, summary.tokens_out) = (ordered.tokens_in, ordered.tokens_out);
+                summary.completions = out_path(&setting);
+                summary.errors = (0 < ordered.failed).then(|| errors_path(&setting));
             }
             Err(error) => why = Some(Why::Results(error)),
         }
     }
-    let summary = Summary {
-        run: plan.run.clone(),
-        complete: complete && why.is_none(),
-        done: worked.done,
-        failed: worked.failed,
-        total: plan.prompts,
-        tokens_in: worked.tokens_in,
-        tokens_out: worked.tokens_out,
-        seconds: begun.elapsed().as_secs_f64(),
-        seconds_to_first: worked.first.map(|at| at.duration_since(begun).as_secs_f64()),
-        tokens_per_second: worked.tokens_per_second(),
-        cost,
-        completions,
-        errors,
-        owed: owed.clone(),
-    };
+    summary.seconds = begun.elapsed().as_secs_f64();
     events.send(Event::Finished(summary.clone()));
     Ok(Outcome { summary, why, owed })
+}
+
+/// What a session's work needs beside leases.
+struct Stage<'a> {
+    setting: &'a Setting,
+    generation: u64,
+    events: &'a Events,
+    ladder: &'a Ladder,
+    begun: Instant,
+}
+
+async fn work(stage: Stage<'_>, leases: &mut Leases) -> Result<Worked, RunError> {
+    let Stage { setting, generation, events, ladder, begun } = stage;
+    let plan = &setting.plan;
+    let Opened { survey, sink, resumed, key, pins } = open(setting).await?;
+    let done = resumed.done();
+    events.send(Event::RunStarted {
+        run: plan.run.clone(),
+        folder: setting.folder.path().to_owned(),
+        model: plan.job.model.name.clone(),
+        engine: engine_name(plan),
+        prompts: plan.prompts,
+        already: done.count(),
+    });
+    let (events, ladder) = (events.clone(), ladder.clone());
+    let tools = Tools { setting, generation, key, pins, events, ladder, begun };
+    let reader = spawn_reader(&plan.input, &survey, done)?;
+    Ok(Runner::new(tools, leases, sink, &resumed, reader).work().await)
 }
 
 /// What has to be in order before anything is rented.
@@ -215,19 +213,19 @@ async fn settle(leases: &mut Leases, events: &Events, ladder: &Ladder) {
     }
 }
 
-fn put_in_order(
-    files: &RunFiles,
-    out: Option<&Path>,
-    errors: &Path,
-) -> Result<Ordered, ResultsError> {
-    if let Some(path) = out {
-        return order(files, Out::File(path), errors);
-    }
-    let mut stdout = io::stdout().lock();
-    let ordered = order(files, Out::Stream(&mut stdout), errors)?;
-    // Whoever has stopped reading doesn't want the rest.
-    drop(stdout.flush());
-    Ok(ordered)
+async fn put_in_order(setting: &Setting, files: RunFiles) -> Result<Ordered, ResultsError> {
+    let (out, errors) = (out_path(setting), errors_path(setting));
+    let ordering = tokio::task::spawn_blocking(move || {
+        if let Some(path) = out {
+            return order(&files, Out::File(&path), &errors);
+        }
+        let mut stdout = io::stdout().lock();
+        let ordered = order(&files, Out::Stream(&mut stdout), &errors)?;
+        // Whoever has stopped reading doesn't want the rest.
+        drop(stdout.flush());
+        Ok(ordered)
+    });
+    ordering.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
 }
 
 /// Where the completions go. None is standard output.

@@ -117,6 +117,18 @@ pub(super) struct Worked {
     pub(super) why: Option<Why>,
 }
 
+impl Worked {
+    /// The work of a run that was over before.
+    pub(super) fn nothing(prompts: u64) -> Self {
+        Self { tally: Tally { done: prompts, ..Tally::default() }, why: None }
+    }
+
+    /// Work that ended in a panic.
+    pub(super) fn crashed() -> Self {
+        Self { tally: Tally::default(), why: Some(Why::Crashed) }
+    }
+}
+
 /// What a runner works with.
 pub(super) struct Tools<'a> {
     pub(super) setting: &'a Setting,

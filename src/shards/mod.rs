@@ -16,7 +16,7 @@ mod talk;
 
 pub use bits::Bits;
 pub use error::ResultsError;
-pub use order::{Ordered, Out, order};
+pub use order::{Ordered, Out, finished, order};
 pub use queue::{Counts, Finish, Item, Queue, WorkerId};
 pub use record::{Cause, Record};
 pub use scan::RunFiles;

@@ -51,16 +51,23 @@ pub struct Ordered {
     pub tokens_out: u64,
 }
 
+/// What the run came to, if its results were put in order already.
+pub fn finished(files: &RunFiles) -> Option<Ordered> {
+    let ordered = fs::read(marker(files)).ok()?;
+    serde_json::from_slice(&ordered).ok()
+}
+
+fn marker(files: &RunFiles) -> PathBuf {
+    files.folder.join("ordered.json")
+}
+
 /// Puts a run's results in the order of its input: completions to `out`, errors to the file
 /// `errors` if there are any. Then removes the partial files. Done again, it changes nothing.
 ///
 /// Blocks for as long as it takes to read and write the results. Needs room for a copy of them
 /// and 8 bytes for each prompt. The [`Sink`](super::Sink) must be closed.
 pub fn order(files: &RunFiles, out: Out<'_>, errors: &Path) -> Result<Ordered, ResultsError> {
-    let marker = files.folder.join("ordered.json");
-    if let Ok(ordered) = fs::read(&marker)
-        && let Ok(ordered) = serde_json::from_slice(&ordered)
-    {
+    if let Some(ordered) = finished(files) {
         remove_partials(files)?;
         return Ok(ordered);
     }
@@ -97,7 +104,7 @@ pub fn order(files: &RunFiles, out: Out<'_>, errors: &Path) -> Result<Ordered, R
         tokens_out: completions.tokens.1,
     };
     let text = serde_json::to_vec(&ordered).expect("four numbers are JSON");
-    appear(files, &marker, 0, |file| file.write_all(&text))?;
+    appear(files, &marker(files), 0, |file| file.write_all(&text))?;
     remove_partials(files)?;
     Ok(ordered)
 }

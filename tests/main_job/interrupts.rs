@@ -1,0 +1,89 @@
+//! Runs that are told to stop.
+
+use crate::program::{User, conversation, eventually, ids, numbered, numbered_ids, signal};
+use std::{path::Path, process::Child};
+
+const PROMPTS: usize = 400;
+const RUN: [&str; 8] =
+    ["run", "prompts.jsonl", "--engine", "echo", "--echo-pace", "100", "--out", "out.jsonl"];
+
+/// A run that has answered something.
+fn working(user: &User) -> Child {
+    user.file("prompts.jsonl", numbered(PROMPTS));
+    let program = user.start(&RUN);
+    user.only_instance();
+    let partial = user.only_run().join("completions.partial.jsonl");
+    eventually("a completion", || has_some(&partial).then_some(()));
+    program
+}
+
+fn has_some(path: &Path) -> bool {
+    path.metadata().is_ok_and(|about| 0 < about.len())
+}
+
+#[test]
+fn one_interrupt_finishes_what_was_begun_and_gives_everything_back() {
+    for name in ["INT", "TERM"] {
+        let user = User::new();
+        let program = working(&user);
+        signal(program.id(), name);
+        let output = program.wait_with_output().expect("it ends");
+        assert_eq!(output.status.code(), Some(6), "{}", conversation(&output));
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(told.contains("nothing is left running"), "{told}");
+        assert!(told.contains("go on with: piecework resume"), "{told}");
+        user.assert_nothing_left();
+        user.done(&["resume", "last"]);
+        assert_eq!(ids(&user.folder().join("out.jsonl")), numbered_ids(PROMPTS));
+    }
+}
+
+#[test]
+fn a_second_interrupt_hangs_up_and_gives_everything_back() {
+    let user = User::new();
+    let program = working(&user);
+    signal(program.id(), "INT");
+    signal(program.id(), "HUP");
+    let output = program.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(6), "{}", conversation(&output));
+    user.assert_nothing_left();
+    user.done(&["resume", "last"]);
+    assert_eq!(ids(&user.folder().join("out.jsonl")), numbered_ids(PROMPTS));
+}
+
+#[test]
+fn a_deadline_ends_a_run_that_can_be_resumed() {
+    let user = User::new();
+    user.file("prompts.jsonl", numbered(PROMPTS));
+    let output = user.run(&[&RUN[..], &["--deadline", "1s"]].concat());
+    assert_eq!(output.status.code(), Some(6), "{}", conversation(&output));
+    user.assert_nothing_left();
+    user.done(&["resume", "last", "--deadline", "10m"]);
+    assert_eq!(ids(&user.folder().join("out.jsonl")), numbered_ids(PROMPTS));
+}
+
+#[test]
+fn the_third_interrupt_leaves_and_says_what_is_owed_and_how_to_end_it() {
+    let user = User::new();
+    let program = working(&user);
+    // A marketplace that can't be reached: the instance can neither be listed nor ended.
+    let instances = user.folder().join("home/instances");
+    let aside = user.folder().join("home/aside");
+    std::fs::rename(&instances, &aside).expect("it can be moved");
+    std::fs::write(&instances, "not a folder").expect("it can be written");
+    for _ in 0..2 {
+        signal(program.id(), "INT");
+        std::thread::sleep(std::time::Duration::from_millis(300));
+    }
+    signal(program.id(), "INT");
+    let output = program.wait_with_output().expect("it ends");
+    std::fs::remove_file(&instances).expect("it is there");
+    std::fs::rename(&aside, &instances).expect("it can be moved");
+    assert_eq!(output.status.code(), Some(70), "{}", conversation(&output));
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("something may still be billed"), "{told}");
+    assert!(told.contains("local: local-"), "{told}");
+    assert!(told.contains("piecework cleanup --yes"), "{told}");
+    user.done(&["cleanup", "--yes"]);
+    user.assert_nothing_left();
+}
