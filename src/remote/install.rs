@@ -75,6 +75,9 @@ pub enum InstallError {
         "the worker can't be stored on the machine; set PIECEWORK_CACHE on it to a folder that can be written: {0}"
     )]
     NotStored(String),
+    /// The machine has nothing to check with that the worker is whole.
+    #[error("the machine has none of sha256sum, shasum, openssl and busybox; its image needs one")]
+    NoChecksum,
     /// It is there, and its disk allows no programs.
     #[error(
         "{path} may not be run: its disk allows no programs; set PIECEWORK_CACHE to one that does"
@@ -110,6 +113,7 @@ impl InstallError {
             | Self::WrongArchitecture { .. }
             | Self::DiskFull(_)
             | Self::NotStored(_)
+            | Self::NoChecksum
             | Self::NoExec { .. }
             | Self::OldLibrary { .. }
             | Self::DoesNotRun { .. } => false,
@@ -221,6 +225,7 @@ fn why_not_stored(status: &Status, said: &str) -> InstallError {
     }
     match status {
         Status::Code(script::BAD_CHECKSUM) => InstallError::Checksum,
+        Status::Code(script::NO_CHECKSUM) => InstallError::NoChecksum,
         // gzip found no end, or nonsense: the same thing, seen earlier.
         Status::Code(script::NOT_UNPACKED) if said.contains("gzip") => InstallError::Checksum,
         Status::Code(script::NO_FOLDER | script::NOT_UNPACKED | script::NOT_RENAMED) => {

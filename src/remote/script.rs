@@ -23,6 +23,7 @@ pub(super) const NO_FOLDER: u32 = 81;
 pub(super) const NOT_UNPACKED: u32 = 82;
 pub(super) const BAD_CHECKSUM: u32 = 83;
 pub(super) const NOT_RENAMED: u32 = 84;
+pub(super) const NO_CHECKSUM: u32 = 85;
 
 /// What a machine answers when asked what it has.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,7 +73,7 @@ pub(super) fn receive(sum: &str, gzip: bool) -> String {
         "{place}; mkdir -p \"$d\" || exit {NO_FOLDER}; t=\"$d/.incoming-$$\"; \
          trap 'rm -f \"$t\"' EXIT; trap 'exit 1' HUP INT TERM PIPE; \
          {unpack} > \"$t\" || exit {NOT_UNPACKED}; \
-         s=$(sum \"$t\"); [ \"$s\" = {sum} ] || exit {BAD_CHECKSUM}; \
+         s=$(sum \"$t\"); [ -n \"$s\" ] || exit {NO_CHECKSUM}; [ \"$s\" = {sum} ] || exit {BAD_CHECKSUM}; \
          chmod 755 \"$t\" && mv -f \"$t\" \"$f\" || exit {NOT_RENAMED}",
         place = place(sum),
     ))
@@ -136,10 +137,83 @@ pub(super) fn why_it_fails(path: &str, code: Option<u32>, stderr: &str) -> Insta
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sha2::{Digest, Sha256};
+    use std::{
+        fs,
+        io::Write,
+        os::unix::fs::symlink,
+        path::Path,
+        process::{Command, Output, Stdio},
+    };
+
+    /// Runs a script in a real shell, with `folder` as its home and `path` as its PATH.
+    fn run(script: &str, folder: &Path, path: &str, stdin: &[u8]) -> Output {
+        let mut shell = Command::new("/bin/sh")
+            .args(["-c", script])
+            .env_clear()
+            .env("HOME", folder)
+            .env("PATH", path)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // A script that has failed reads no more.
+        drop(shell.stdin.take().unwrap().write_all(stdin));
+        shell.wait_with_output().unwrap()
+    }
+
+    const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
+    fn code(output: &Output) -> u32 {
+        output.status.code().unwrap().cast_unsigned()
+    }
+
+    #[test]
+    fn a_machine_without_gzip_takes_the_worker_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let (worker, sum) = (b"a worker", hex::encode(Sha256::digest(b"a worker")));
+        let probed = |text: Output| machine(&String::from_utf8(text.stdout).unwrap()).unwrap();
+        let before = probed(run(&probe(&sum), folder.path(), PATH, b""));
+        assert!(!before.installed);
+        assert_eq!(code(&run(&receive(&sum, false), folder.path(), PATH, worker)), 0);
+        let after = probed(run(&probe(&sum), folder.path(), PATH, b""));
+        assert!(after.installed);
+        assert_eq!(
+            (fs::read(&after.path).unwrap().as_slice(), after.path),
+            (&worker[..], before.path)
+        );
+    }
+
+    #[test]
+    fn what_is_torn_or_wrong_is_not_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let sum = hex::encode(Sha256::digest(b"a worker"));
+        let wrong = run(&receive(&sum, false), folder.path(), PATH, b"another worker");
+        assert_eq!(code(&wrong), BAD_CHECKSUM);
+        let torn = run(&receive(&sum, true), folder.path(), PATH, b"\x1f\x8b\x08");
+        assert_eq!(code(&torn), NOT_UNPACKED);
+        let place = folder.path().join(".cache/piecework/worker").join(sum);
+        assert_eq!(fs::read_dir(place).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_machine_that_knows_no_checksum_says_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let tools = folder.path().join("tools");
+        fs::create_dir(&tools).unwrap();
+        for tool in ["mkdir", "cat", "cut", "rm", "chmod", "mv"] {
+            let found = PATH.split(':').map(|place| Path::new(place).join(tool));
+            symlink(found.into_iter().find(|path| path.exists()).unwrap(), tools.join(tool))
+                .unwrap();
+        }
+        let bare = run(&receive("abc", false), folder.path(), tools.to_str().unwrap(), b"worker");
+        assert_eq!(code(&bare), NO_CHECKSUM);
+    }
 
     #[test]
     fn scripts_stand_on_one_line_and_need_no_backslash() {
-        for script in [probe("abc"), receive("abc", true), receive("abc", false), version("/x")] {
+        for script in [probe("abc"), receive("abc", true), version("/x")] {
             // The only backslash is that of a quoted quote, outside of quotes.
             let bare = script.replace(r"'\''", "");
             assert!(!bare.contains(['\n', '\\', '!']), "{script}");
