@@ -82,7 +82,8 @@ fn is_a_renter() {
         let local = local(Path::new(&folder));
         writeln!(stdout(), "\nrenting").unwrap();
         runtime.block_on(async { local.rent(&order("orphan").await).await.unwrap() });
-        writeln!(stdout(), "\nrented").unwrap();
+        // Nobody listens any more where the renter is killed earlier.
+        drop(writeln!(stdout(), "\nrented"));
         thread::sleep(LIMIT);
     }
 }
@@ -255,7 +256,7 @@ async fn a_renter_killed_at_any_moment_leaves_nothing_or_something_with_its_labe
         let place = Place::new();
         let mut renter = renter(place.folder(), "renting");
         // The moment itself is what varies.
-        sleep(Duration::from_micros(step * 250)).await;
+        sleep(Duration::from_micros(step * 50)).await;
         renter.kill().unwrap();
         renter.wait().unwrap();
         for instance in place.local().instances().await.unwrap() {

@@ -90,15 +90,10 @@ pub(super) fn end_all(stamp: &str, root: Option<ProcessId>) -> io::Result<()> {
 
 fn belonging(stamp: &str, root: Option<ProcessId>) -> io::Result<Vec<ProcessId>> {
     let (table, caller) = (table::entries()?, ProcessId::current()?);
-    let tree = descendants(&table, root);
-    let mut found = Vec::new();
-    for entry in table {
-        let ours = || tree.contains(&entry.id.number) || table::is_stamped(entry.id.number, stamp);
-        if !entry.ended && entry.id != caller && ours() {
-            found.push(entry.id);
-        }
-    }
-    Ok(found)
+    let mut ours = descendants(&table, root);
+    ours.extend(table::stamped(&table, stamp)?);
+    let living = table.into_iter().filter(|entry| !entry.ended && entry.id != caller);
+    Ok(living.map(|entry| entry.id).filter(|id| ours.contains(&id.number)).collect())
 }
 
 fn descendants(table: &[Entry], root: Option<ProcessId>) -> HashSet<i32> {

@@ -24,11 +24,17 @@ pub(super) fn entries() -> io::Result<Vec<Entry>> {
     Ok(found)
 }
 
-/// Whether a process was started with this stamp. Another user's can't be read, and isn't ours.
-pub(super) fn is_stamped(number: i32, stamp: &str) -> bool {
+/// The numbers of those that were started with this stamp.
+///
+/// Another user's processes can't be read, and are not ours.
+#[expect(clippy::unnecessary_wraps, reason = "other systems can fail to tell")]
+pub(super) fn stamped(table: &[Entry], stamp: &str) -> io::Result<Vec<i32>> {
     let wanted = format!("{STAMP}={stamp}");
-    fs::read(format!("/proc/{number}/environ"))
-        .is_ok_and(|all| all.split(|byte| *byte == 0).any(|one| one == wanted.as_bytes()))
+    let is_stamped = |number: &i32| {
+        fs::read(format!("/proc/{number}/environ"))
+            .is_ok_and(|all| all.split(|byte| *byte == 0).any(|one| one == wanted.as_bytes()))
+    };
+    Ok(table.iter().map(|entry| entry.id.number).filter(is_stamped).collect())
 }
 
 fn is_gone(error: &io::Error) -> bool {

@@ -20,11 +20,16 @@ pub(super) fn entries() -> io::Result<Vec<Entry>> {
     Ok(ps(&["-A", "-o", COLUMNS])?.lines().filter_map(parse).collect())
 }
 
-/// Whether a process was started with this stamp. Another user's can't be read, and isn't ours.
-pub(super) fn is_stamped(number: i32, stamp: &str) -> bool {
+/// The numbers of those that were started with this stamp.
+///
+/// Another user's processes can't be read, and are not ours.
+pub(super) fn stamped(_table: &[Entry], stamp: &str) -> io::Result<Vec<i32>> {
+    // `-E` shows the environment behind the command.
+    let text = ps(&["-A", "-E", "-ww", "-o", "pid=,command="])?;
     let wanted = format!("{STAMP}={stamp}");
-    ps(&["-E", "-ww", "-o", "command=", "-p", &number.to_string()])
-        .is_ok_and(|text| text.split_ascii_whitespace().any(|word| word == wanted))
+    let lines = text.lines().filter_map(|line| line.trim_start().split_once(' '));
+    let ours = lines.filter(|(_, words)| words.split(' ').any(|word| word == wanted));
+    Ok(ours.filter_map(|(number, _)| number.parse().ok()).collect())
 }
 
 fn ps(arguments: &[&str]) -> io::Result<String> {
