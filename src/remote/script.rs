@@ -67,11 +67,14 @@ pub(super) fn probe(sum: &str) -> String {
 }
 
 /// Takes the worker with this checksum from standard input, and puts it in its place whole.
+///
+/// A lost link is the end of its input. It ignores the signals that come with that, for they would
+/// end its clean-up too.
 pub(super) fn receive(sum: &str, gzip: bool) -> String {
     let unpack = if gzip { "gzip -dc" } else { "cat" };
     under_sh(&format!(
         "{place}; mkdir -p \"$d\" || exit {NO_FOLDER}; t=\"$d/.incoming-$$\"; \
-         trap 'rm -f \"$t\"' EXIT; trap 'exit 1' HUP INT TERM PIPE; \
+         trap '' HUP INT TERM PIPE; trap 'rm -f \"$t\"' EXIT; \
          {unpack} > \"$t\" || exit {NOT_UNPACKED}; \
          s=$(sum \"$t\"); [ -n \"$s\" ] || exit {NO_CHECKSUM}; [ \"$s\" = {sum} ] || exit {BAD_CHECKSUM}; \
          chmod 755 \"$t\" && mv -f \"$t\" \"$f\" || exit {NOT_RENAMED}",
