@@ -1,6 +1,9 @@
 //! Results on their way to disk and into order: nothing is lost, doubled or half there.
 
-use piecework::shards::{Bits, Cause, Out, Record, ResultsError, RunFiles, Sink, Ticket, order};
+use piecework::shards::{
+    Bits, Cause, Out, Record, ResultsError, RunFiles, Sink, Ticket, check_writable, finished,
+    order, reopen,
+};
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
 use std::{fs, io, io::Write, path::Path};
 use tempfile::TempDir;
@@ -261,4 +264,39 @@ async fn a_stream_that_breaks_costs_no_completion() {
     let error = order(&files, Out::Stream(&mut Broken), Path::new("e")).expect_err("it is broken");
     assert!(matches!(error, ResultsError::Outlet { .. }));
     assert_eq!(lines(&files.completions()), [0]);
+}
+
+#[tokio::test]
+async fn a_run_that_is_over_goes_on_only_after_it_was_reopened() {
+    let (_folder, files) = folder(3);
+    keep(&files, vec![completion(2, "c"), error(1), completion(0, "a")]).await;
+    reopen(&files, Path::new("nowhere")).expect("it isn't over");
+    let (out, errors) = (files.folder.join("out.jsonl"), files.folder.join("errors.jsonl"));
+    let ordered = order(&files, Out::File(&out), &errors).expect("all is there");
+    assert_eq!(finished(&files), Some(ordered));
+    let error = Sink::open(&files, true).expect_err("it is over");
+    assert_eq!(error.to_string(), "run r1 is over, and its results are where it put them");
+
+    reopen(&files, Path::new("nowhere")).expect_err("it has no completions there");
+    assert_eq!(finished(&files), Some(ordered), "and stays over");
+    reopen(&files, &out).expect("they are there");
+    let (sink, resumed) = Sink::open(&files, true).expect("it goes on");
+    assert_eq!(positions(&resumed.done()), [0, 2]);
+    sink.put(vec![completion(1, "b")]).await.expect("there is room");
+    sink.close().await.expect("there is room");
+    order(&files, Out::File(&out), &errors).expect("all is there");
+    assert_eq!(lines(&out), [0, 1, 2]);
+    assert_eq!(names(&files.folder), ["ordered.json", "out.jsonl"]);
+}
+
+#[test]
+fn a_place_where_no_file_can_appear_is_found_beforehand() {
+    let (_folder, files) = folder(1);
+    check_writable(&files, &files.folder.join("out.jsonl")).expect("it can");
+    for place in [files.folder.clone(), files.folder.join("no such folder/out.jsonl")] {
+        let error = check_writable(&files, &place).expect_err("it can't").to_string();
+        let start = format!("`{}` can't be written", place.display());
+        assert_eq!(error, start + "; choose another place for the completions with `--out`");
+    }
+    assert!(names(&files.folder).is_empty());
 }

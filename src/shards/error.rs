@@ -36,6 +36,17 @@ pub enum ResultsError {
         /// What the file system said.
         source: Arc<io::Error>,
     },
+    /// The completions can't go where they should.
+    #[error(
+        "`{}` can't be written; choose another place for the completions with `--out`",
+        path.display()
+    )]
+    Unwritable {
+        /// Where they should go.
+        path: PathBuf,
+        /// What the file system said.
+        source: Arc<io::Error>,
+    },
     /// A file holds a result of a prompt that isn't in the input.
     #[error(
         "`{}` has a result of prompt {index}, but the input has {prompts} prompts; resume with \
@@ -49,6 +60,12 @@ pub enum ResultsError {
         index: u64,
         /// How many prompts the input has.
         prompts: u64,
+    },
+    /// The run is over.
+    #[error("run {run} is over, and its results are where it put them")]
+    Over {
+        /// The run.
+        run: String,
     },
     /// Some prompts have no result.
     #[error(

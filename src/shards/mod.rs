@@ -13,10 +13,11 @@ mod record;
 mod scan;
 mod sink;
 mod talk;
+mod writer;
 
 pub use bits::Bits;
 pub use error::ResultsError;
-pub use order::{Ordered, Out, finished, order};
+pub use order::{Ordered, Out, check_writable, finished, order, reopen};
 pub use queue::{Counts, Finish, Item, Queue, WorkerId};
 pub use record::{Cause, Record};
 pub use scan::RunFiles;

@@ -109,6 +109,35 @@ pub fn order(files: &RunFiles, out: Out<'_>, errors: &Path) -> Result<Ordered, R
     Ok(ordered)
 }
 
+/// Makes a run go on whose results were put in order, so that what failed can be tried again: the
+/// completions in the file `out` are copied back. Does nothing to a run that isn't over.
+///
+/// May be killed anywhere and done again. [`order`] to the same `out` replaces that file.
+pub fn reopen(files: &RunFiles, out: &Path) -> Result<(), ResultsError> {
+    if finished(files).is_none() {
+        return Ok(());
+    }
+    let mut kept = File::open(out).map_err(|error| files.io(out, "opened", error))?;
+    let bytes = kept.metadata().map_or(0, |data| data.len());
+    appear(files, &files.completions(), bytes, |file| io::copy(&mut kept, file).map(drop))?;
+    remove(files, &marker(files))?;
+    sync_folder(files, &files.folder)
+}
+
+/// Checks that a file can appear at `path`, before a run costs anything.
+pub fn check_writable(files: &RunFiles, path: &Path) -> Result<(), ResultsError> {
+    let partial = partial(files, path);
+    let made = if path.is_dir() {
+        Err(io::ErrorKind::IsADirectory.into())
+    } else {
+        File::create(&partial).and_then(|_| fs::remove_file(&partial))
+    };
+    made.map_err(|source| ResultsError::Unwritable {
+        path: path.to_owned(),
+        source: Arc::new(source),
+    })
+}
+
 fn check_complete(files: &RunFiles, done: &Bits, failed: &Bits) -> Result<(), ResultsError> {
     let mut ended = done.clone();
     ended.extend(failed);
@@ -150,12 +179,7 @@ fn appear(
     bytes: u64,
     write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
 ) -> Result<(), ResultsError> {
-    let folder = match path.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    };
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let partial = folder.join(format!(".{name}.{}.partial", files.run));
+    let partial = partial(files, path);
     let written = (|| {
         let mut file = BufWriter::with_capacity(1 << 20, File::create(&partial)?);
         write(&mut file)?;
@@ -172,7 +196,20 @@ fn appear(
             files.io(path, "written", source)
         }
     })?;
-    sync_folder(files, folder)
+    sync_folder(files, folder_of(path))
+}
+
+/// The name under which a file is written before it appears.
+fn partial(files: &RunFiles, path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    folder_of(path).join(format!(".{name}.{}.partial", files.run))
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        Some(_) | None => Path::new("."),
+    }
 }
 
 /// Where in a file of results each prompt's line is.

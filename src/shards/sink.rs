@@ -6,21 +6,18 @@
 //! file system the thread never tries again: what a failed sync left unwritten can't be known.
 
 use super::{
-    Bits, Record, ResultsError, RunFiles,
-    error::is_full,
-    record::{Dialect, Kind},
-    scan::{Scan, scan, sync_folder},
+    Bits, Record, ResultsError, RunFiles, finished,
+    record::Kind,
+    scan::sync_folder,
+    writer::{Appender, Batch, Progress, Writer},
 };
 use std::{
-    fs::{File, OpenOptions},
-    io::{self, Write},
-    path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
-        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+        mpsc::{Sender, channel},
     },
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tokio::sync::{Semaphore, watch};
 
@@ -29,9 +26,6 @@ pub const SYNC_EVERY: Duration = Duration::from_millis(200);
 
 /// KiB of results that wait to be written, before [`Sink::put`] waits too.
 const BACKLOG_KIB: u32 = 16 << 10;
-
-/// Bytes written at once, at least when so many are waiting.
-const WRITE_BYTES: usize = 4 << 20;
 
 /// What earlier sessions of the run left.
 #[derive(Clone, Debug)]
@@ -80,29 +74,21 @@ struct Outlet {
     last: u64,
 }
 
-#[derive(Debug)]
-struct Batch {
-    records: Vec<Record>,
-    permits: u32,
-}
-
 /// Tells what is on disk for good.
 #[derive(Clone, Debug)]
 pub struct Durable(watch::Receiver<Progress>);
-
-#[derive(Debug, Default)]
-struct Progress {
-    through: u64,
-    failed: Option<ResultsError>,
-}
 
 impl Sink {
     /// Opens a run's files, cutting off a line that was being written when an earlier session
     /// died. With `retry_failed` the errors of earlier sessions are thrown away, so that their
     /// prompts are done again.
     ///
-    /// Blocks while it reads what is there, at the speed of the disk.
+    /// Blocks while it reads what is there, at the speed of the disk. A run whose results were put
+    /// in order is over, and an error until [`reopen`](super::reopen) makes it go on.
     pub fn open(files: &RunFiles, retry_failed: bool) -> Result<(Self, Resumed), ResultsError> {
+        if finished(files).is_some() {
+            return Err(ResultsError::Over { run: files.run.clone() });
+        }
         let (completions, completed) = Appender::open(files, Kind::Completions, false)?;
         let (errors, erred) = Appender::open(files, Kind::Errors, retry_failed)?;
         sync_folder(files, &files.folder)?;
@@ -127,16 +113,17 @@ impl Sink {
         let backlog = Arc::new(Semaphore::new(BACKLOG_KIB as usize));
         let writer = Writer {
             files: files.clone(),
-            dialect: files.dialect(),
             completions,
             errors,
             lines,
-            through: 0,
+            batches,
+            backlog: Arc::clone(&backlog),
+            progress,
+            sync_every: SYNC_EVERY,
         };
-        let permits = Arc::clone(&backlog);
         let thread = thread::Builder::new()
             .name("results".into())
-            .spawn(move || writer.run(&batches, &permits, &progress))
+            .spawn(move || writer.run())
             .expect("the system has room for a thread");
         let outlet = Mutex::new(Outlet { batches: sender, last: 0 });
         Ok((Self { outlet, backlog, durable: Durable(durable), thread }, resumed))
@@ -198,151 +185,5 @@ impl Durable {
     fn error(&self) -> ResultsError {
         let failed = self.0.borrow().failed.clone();
         failed.expect("the thread ends early only after it has said why")
-    }
-}
-
-/// The thread's side.
-struct Writer {
-    files: RunFiles,
-    dialect: Dialect,
-    completions: Appender,
-    errors: Appender,
-    /// Results in both files.
-    lines: u64,
-    /// The number of the last batch written.
-    through: u64,
-}
-
-impl Writer {
-    fn run(
-        mut self,
-        batches: &Receiver<Batch>,
-        backlog: &Semaphore,
-        progress: &watch::Sender<Progress>,
-    ) {
-        if let Err((path, source)) = self.write_all(batches, backlog, progress) {
-            let error = if is_full(&source) {
-                let (run, needed) = (self.files.run.clone(), self.needed());
-                ResultsError::Full { path, needed, run }
-            } else {
-                self.files.io(&path, "written", source)
-            };
-            progress.send_modify(|progress| progress.failed = Some(error));
-            backlog.close();
-        }
-    }
-
-    fn write_all(
-        &mut self,
-        batches: &Receiver<Batch>,
-        backlog: &Semaphore,
-        progress: &watch::Sender<Progress>,
-    ) -> Result<(), (PathBuf, io::Error)> {
-        let (mut synced, mut synced_at) = (0, None::<Instant>);
-        loop {
-            let waited = synced_at.map_or(SYNC_EVERY, |at| at.elapsed());
-            let next = if synced < self.through {
-                batches.recv_timeout(SYNC_EVERY.saturating_sub(waited))
-            } else {
-                batches.recv().map_err(|_| RecvTimeoutError::Disconnected)
-            };
-            let (due, over) = match next {
-                Ok(batch) => {
-                    self.write(batch, batches, backlog)?;
-                    (synced_at.is_none_or(|at| SYNC_EVERY <= at.elapsed()), false)
-                }
-                Err(RecvTimeoutError::Timeout) => (true, false),
-                Err(RecvTimeoutError::Disconnected) => (true, true),
-            };
-            if due && synced < self.through {
-                self.completions.sync()?;
-                self.errors.sync()?;
-                (synced, synced_at) = (self.through, Some(Instant::now()));
-                progress.send_modify(|progress| progress.through = synced);
-            }
-            if over {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Writes a batch, and with it what else is waiting.
-    fn write(
-        &mut self,
-        batch: Batch,
-        batches: &Receiver<Batch>,
-        backlog: &Semaphore,
-    ) -> Result<(), (PathBuf, io::Error)> {
-        let (mut next, mut permits) = (Some(batch), 0);
-        while let Some(batch) = next {
-            for record in &batch.records {
-                let file = match record {
-                    Record::Done { .. } => &mut self.completions,
-                    Record::Failed { .. } => &mut self.errors,
-                };
-                self.dialect.write(record, &mut file.waiting);
-            }
-            self.lines += batch.records.len() as u64;
-            self.through += 1;
-            permits += batch.permits as usize;
-            let full = WRITE_BYTES <= self.completions.waiting.len() + self.errors.waiting.len();
-            next = if full { None } else { batches.try_recv().ok() };
-        }
-        self.completions.flush()?;
-        self.errors.flush()?;
-        backlog.add_permits(permits);
-        Ok(())
-    }
-
-    /// Bytes still needed if the rest is like what is there: the rest itself, and a copy of all.
-    fn needed(&self) -> u64 {
-        let written = self.completions.length + self.errors.length;
-        let each = if self.lines == 0 { 1024 } else { written.div_ceil(self.lines) };
-        let rest = self.files.prompts.saturating_sub(self.lines) * each;
-        written + 2 * rest
-    }
-}
-
-/// A file that grows.
-struct Appender {
-    path: PathBuf,
-    file: File,
-    /// Lines to be written.
-    waiting: Vec<u8>,
-    length: u64,
-    synced: u64,
-}
-
-impl Appender {
-    fn open(files: &RunFiles, kind: Kind, discard: bool) -> Result<(Self, Scan), ResultsError> {
-        let path = files.path(kind);
-        let failed = |act, source| files.io(&path, act, source);
-        let file = OpenOptions::new().append(true).create(true).open(&path);
-        let file = file.map_err(|source| failed("opened", source))?;
-        if discard {
-            file.set_len(0).map_err(|source| failed("emptied", source))?;
-        }
-        let scan = scan(files, kind, |_, _| Ok(()))?;
-        if 0 < scan.torn {
-            file.set_len(scan.end).map_err(|source| failed("shortened", source))?;
-        }
-        file.sync_all().map_err(|source| failed("synced", source))?;
-        let (length, synced) = (scan.end, scan.end);
-        Ok((Self { path, file, waiting: Vec::new(), length, synced }, scan))
-    }
-
-    fn flush(&mut self) -> Result<(), (PathBuf, io::Error)> {
-        self.file.write_all(&self.waiting).map_err(|error| (self.path.clone(), error))?;
-        self.length += self.waiting.len() as u64;
-        self.waiting.clear();
-        Ok(())
-    }
-
-    fn sync(&mut self) -> Result<(), (PathBuf, io::Error)> {
-        if self.synced < self.length {
-            self.file.sync_data().map_err(|error| (self.path.clone(), error))?;
-            self.synced = self.length;
-        }
-        Ok(())
     }
 }
