@@ -300,3 +300,27 @@ fn a_place_where_no_file_can_appear_is_found_beforehand() {
     }
     assert!(names(&files.folder).is_empty());
 }
+
+#[tokio::test]
+async fn an_ordering_that_fails_at_any_file_keeps_what_it_needs_to_be_done_again() {
+    let blocked = [
+        "completions.offsets",
+        "errors.offsets",
+        ".out.jsonl.r1.partial",
+        ".errors.jsonl.r1.partial",
+        ".ordered.json.r1.partial",
+    ];
+    for name in blocked {
+        let (_folder, files) = folder(3);
+        keep(&files, vec![completion(2, "c"), error(1), completion(0, "a")]).await;
+        // A folder where it wants to make a file.
+        fs::create_dir(files.folder.join(name)).expect("there is room");
+        let (out, errors) = (files.folder.join("out.jsonl"), files.folder.join("errors.jsonl"));
+        order(&files, Out::File(&out), &errors).expect_err("a folder is in the way");
+        assert_eq!((lines(&files.completions()), lines(&files.errors())), (vec![2, 0], vec![1]));
+        fs::remove_dir(files.folder.join(name)).expect("it is left alone");
+        order(&files, Out::File(&out), &errors).expect("nothing is in the way");
+        assert_eq!((lines(&out), lines(&errors)), (vec![0, 2], vec![1]), "{name}");
+        assert_eq!(names(&files.folder), ["errors.jsonl", "ordered.json", "out.jsonl"]);
+    }
+}
