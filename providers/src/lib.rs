@@ -4,18 +4,25 @@
 //! outside this crate can name one.
 
 mod error;
+mod http;
 mod instance;
+mod json;
 mod local;
 mod market;
 mod offer;
+mod registry;
+mod runpod;
 mod units;
+mod vast;
 
 #[cfg(any(test, feature = "testkit"))]
 pub mod testkit;
 
 pub use error::{Error, ErrorKind, Result};
+pub use http::{Timing, Transport};
 pub use instance::{Endpoint, Instance, InstanceId, InstanceState, Label, Order, Setup};
 pub use local::{Local, serve_local_instance};
 pub use market::{Capabilities, Host, Marketplace};
 pub use offer::{Arch, Billing, Cuda, Gpus, Need, Network, Offer, OfferId, Rental, Traffic, Trust};
+pub use registry::{Access, Account, Credential, PROVIDERS, Provider, Remote};
 pub use units::{Mib, Usd, UsdPerGb, UsdPerHour};

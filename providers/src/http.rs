@@ -1,0 +1,335 @@
+//! The one door to the network: sends requests, gives up in time, repeats only what may be
+//! repeated, keeps to each marketplace's pace, and shows no secret.
+//!
+//! Time-outs nest: one attempt inside one request inside whatever the caller allows. A dialect
+//! marks a request that must not be repeated with [`Request::once`]; nothing else decides it.
+
+mod pace;
+mod redact;
+mod reply;
+mod retry;
+
+pub(crate) use pace::Pace;
+pub use retry::Timing;
+
+use crate::{Error, ErrorKind, Result};
+use pace::Paces;
+use reply::Failure;
+pub(crate) use reply::Reply;
+use reqwest::{
+    Method,
+    header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
+};
+use retry::{Attempt, Effect};
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Serialize, de::DeserializeOwned};
+use std::{
+    fmt,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tokio::time::{Instant, sleep};
+
+/// Who we say we are. At least one marketplace turns away who says nothing.
+const USER_AGENT: &str = concat!("piecework/", env!("CARGO_PKG_VERSION"));
+
+/// The largest answer that is read. The largest real one is a search of some ten megabytes.
+const LARGEST: usize = 64 << 20;
+
+/// Connections to the marketplaces, shared by all of them.
+#[derive(Clone, Debug)]
+pub struct Transport(reqwest::Client);
+
+impl Transport {
+    /// Opens nothing yet.
+    ///
+    /// Fails if this computer has no usable certificates or a proxy setting that can't be read.
+    pub fn new() -> Result<Self> {
+        // One provider for the whole process; that somebody else chose it already is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        reqwest::Client::builder()
+            .user_agent(USER_AGENT)
+            .connect_timeout(Duration::from_secs(10))
+            // A redirect would take the key along, or drop the body.
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .map(Self)
+            .map_err(|error| Error {
+                provider: "piecework",
+                operation: "set up HTTPS",
+                kind: ErrorKind::Unexpected,
+                source: Some(Box::new(error)),
+            })
+    }
+}
+
+/// What a marketplace's module says about itself to this one.
+#[derive(Clone, Copy)]
+pub(crate) struct Dialect {
+    /// The marketplace's name.
+    pub(crate) provider: &'static str,
+    /// What one of its refusals means, if it is one of its own.
+    pub(crate) refusal: fn(&Reply) -> Option<ErrorKind>,
+}
+
+/// One marketplace's address and manners.
+pub(crate) struct Http {
+    transport: Transport,
+    base: String,
+    dialect: Dialect,
+    timing: Timing,
+    paces: Mutex<Paces>,
+    headers: HeaderMap,
+    secrets: Arc<Mutex<Vec<SecretString>>>,
+}
+
+impl fmt::Debug for Http {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Http");
+        shown.field("provider", &self.dialect.provider).field("base", &self.base);
+        shown.finish_non_exhaustive()
+    }
+}
+
+impl Http {
+    /// Speaks to the marketplace at `base`.
+    pub(crate) fn new(transport: Transport, base: &str, timing: Timing, dialect: Dialect) -> Self {
+        Self {
+            transport,
+            base: base.trim_end_matches('/').to_owned(),
+            dialect,
+            timing,
+            paces: Mutex::default(),
+            headers: HeaderMap::new(),
+            secrets: Arc::default(),
+        }
+    }
+
+    /// Sends this header with every request, and hides what is secret in it.
+    ///
+    /// Fails if the key has characters that no header can hold: it was copied wrongly.
+    pub(crate) fn with_key(
+        mut self,
+        header: HeaderName,
+        prefix: &str,
+        key: &SecretString,
+    ) -> Result<Self> {
+        self.headers.insert(header, self.sensitive(prefix, key)?);
+        self.hide(key);
+        Ok(self)
+    }
+
+    /// Never shows this text.
+    pub(crate) fn hide(&self, secret: &SecretString) {
+        self.secrets.lock().expect("nobody panics while holding it").push(secret.clone());
+    }
+
+    /// The address that requests go to.
+    pub(crate) fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// How late a listing may be: as the dialect knows it, unless it is told otherwise.
+    pub(crate) fn listing_lag(&self, known: Duration) -> Duration {
+        self.timing.listing_lag.unwrap_or(known)
+    }
+
+    /// A request that reads.
+    pub(crate) fn get(&self, operation: &'static str, path: &str) -> Request<'_> {
+        self.request(&Method::GET, Effect::Read, operation, path)
+    }
+
+    /// A request that reads, with a body.
+    pub(crate) fn search(&self, operation: &'static str, path: &str) -> Request<'_> {
+        self.request(&Method::POST, Effect::Read, operation, path)
+    }
+
+    /// A request that may be repeated, unless it is marked [`once`](Request::once).
+    pub(crate) fn post(&self, operation: &'static str, path: &str) -> Request<'_> {
+        self.request(&Method::POST, Effect::Repeatable, operation, path)
+    }
+
+    /// A request that may be repeated, unless it is marked [`once`](Request::once).
+    pub(crate) fn put(&self, operation: &'static str, path: &str) -> Request<'_> {
+        self.request(&Method::PUT, Effect::Repeatable, operation, path)
+    }
+
+    /// A request that may be repeated.
+    pub(crate) fn delete(&self, operation: &'static str, path: &str) -> Request<'_> {
+        self.request(&Method::DELETE, Effect::Repeatable, operation, path)
+    }
+
+    /// An error of this marketplace.
+    pub(crate) fn error(&self, operation: &'static str, kind: ErrorKind, why: &str) -> Error {
+        let why = self.excerpt(why);
+        Error { provider: self.dialect.provider, operation, kind, source: Some(why.into()) }
+    }
+
+    fn request(
+        &self,
+        method: &Method,
+        effect: Effect,
+        operation: &'static str,
+        path: &str,
+    ) -> Request<'_> {
+        let builder = self
+            .transport
+            .0
+            .request(method.clone(), format!("{}{path}", self.base))
+            .headers(self.headers.clone());
+        let what = format!("{method} {path}");
+        Request {
+            http: self,
+            builder,
+            what,
+            operation,
+            effect,
+            pace: None,
+            attempt: self.timing.attempt,
+        }
+    }
+
+    fn take_turn(&self, pace: Pace) -> Duration {
+        let mut paces = self.paces.lock().expect("nobody panics while holding it");
+        paces.take(pace, Instant::now())
+    }
+
+    fn sensitive(&self, prefix: &str, key: &SecretString) -> Result<HeaderValue> {
+        let value = format!("{prefix}{}", key.expose_secret());
+        let mut value = HeaderValue::from_str(&value).map_err(|_| {
+            let why = "the API key has characters that no key has; copy it again";
+            self.error("use the API key", ErrorKind::Unauthorized, why)
+        })?;
+        value.set_sensitive(true);
+        Ok(value)
+    }
+
+    fn excerpt(&self, text: &str) -> String {
+        redact::excerpt(text, &self.secrets.lock().expect("nobody panics while holding it"))
+    }
+}
+
+/// A request about to be sent.
+pub(crate) struct Request<'h> {
+    http: &'h Http,
+    builder: reqwest::RequestBuilder,
+    what: String,
+    operation: &'static str,
+    effect: Effect,
+    pace: Option<Pace>,
+    attempt: Duration,
+}
+
+impl Request<'_> {
+    /// Must not be repeated: a lost reply is [`Uncertain`](ErrorKind::Uncertain).
+    pub(crate) fn once(mut self) -> Self {
+        self.effect = Effect::Once;
+        self
+    }
+
+    /// Waits for its turn.
+    pub(crate) fn pace(mut self, pace: Pace) -> Self {
+        self.pace = Some(pace);
+        self
+    }
+
+    /// Waits at least this long for an answer to one attempt.
+    pub(crate) fn patient(mut self, attempt: Duration) -> Self {
+        self.attempt = self.attempt.max(attempt);
+        self
+    }
+
+    /// Adds to the address.
+    pub(crate) fn query(mut self, query: &[(&str, &str)]) -> Self {
+        self.builder = self.builder.query(query);
+        self
+    }
+
+    /// Carries JSON.
+    pub(crate) fn json(mut self, body: &impl Serialize) -> Self {
+        let body = serde_json::to_vec(body).expect("our own bodies are JSON");
+        self.builder =
+            self.builder.header(reqwest::header::CONTENT_TYPE, "application/json").body(body);
+        self
+    }
+
+    /// Sends it, again if that is safe and of use, and takes the answer whatever it says.
+    pub(crate) async fn send(self) -> Result<Reply> {
+        let began = Instant::now();
+        for count in 1.. {
+            self.wait_for_turn().await;
+            let answer = self.attempt().await;
+            let attempt = match &answer {
+                Ok((reply, wish)) => Attempt::Answered(reply.status, *wish),
+                Err(Failure::Unsent { .. }) => Attempt::Unsent,
+                Err(_) => Attempt::Silent,
+            };
+            let timing = &self.http.timing;
+            match retry::again(attempt, self.effect, count, began.elapsed(), timing) {
+                Some(wait) => sleep(wait).await,
+                None => return answer.map(|(reply, _)| reply).map_err(|why| self.failed(why)),
+            }
+        }
+        unreachable!("patience ends before a u32 does")
+    }
+
+    /// Sends it and reads what a success says; a refusal is an error.
+    pub(crate) async fn read<T: DeserializeOwned>(self) -> Result<T> {
+        self.send().await?.read()
+    }
+
+    async fn wait_for_turn(&self) {
+        let Some(pace) = self.pace.filter(|_| self.http.timing.paced) else { return };
+        let wait = self.http.take_turn(pace);
+        sleep(wait).await;
+    }
+
+    async fn attempt(&self) -> Result<(Reply, Option<Duration>), Failure> {
+        let lost = |error: reqwest::Error| {
+            let (what, sent) = (self.what.clone(), !error.is_connect());
+            let source = error.without_url();
+            if sent { Failure::Silent { what, source } } else { Failure::Unsent { what, source } }
+        };
+        let request = self.builder.try_clone().expect("our bodies are bytes, never streams");
+        let mut response = request.timeout(self.attempt).send().await.map_err(lost)?;
+        let status = response.status().as_u16();
+        let wish = retry_after(response.headers());
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(lost)? {
+            body.extend_from_slice(&chunk);
+            if LARGEST < body.len() {
+                return Err(Failure::TooLong { what: self.what.clone() });
+            }
+        }
+        let body = String::from_utf8_lossy(&body).into_owned();
+        Ok((self.reply(status, body), wish))
+    }
+
+    fn reply(&self, status: u16, body: String) -> Reply {
+        Reply {
+            status,
+            body,
+            what: self.what.clone(),
+            operation: self.operation,
+            effect: self.effect,
+            dialect: self.http.dialect,
+            secrets: Arc::clone(&self.http.secrets),
+        }
+    }
+
+    fn failed(&self, why: Failure) -> Error {
+        let sent = !matches!(why, Failure::Unsent { .. });
+        Error {
+            provider: self.http.dialect.provider,
+            operation: self.operation,
+            kind: retry::unanswered(sent, self.effect),
+            source: Some(Box::new(why)),
+        }
+    }
+}
+
+/// How long the marketplace wishes to be left alone. Dates are not used by any of ours.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds))
+}

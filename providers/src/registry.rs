@@ -1,0 +1,105 @@
+//! The marketplaces that are reached over the internet, in one table.
+
+use crate::{Error, ErrorKind, Marketplace, Result, Timing, Transport, Usd};
+use secrecy::{ExposeSecret, SecretString};
+use std::sync::Arc;
+
+/// Something that a marketplace wants to see before it lets anybody in.
+#[derive(Clone, Copy, Debug)]
+pub struct Credential {
+    /// What it is called on the marketplace's own pages.
+    pub name: &'static str,
+    /// The environment variables that it is usually in, the usual one first.
+    pub variables: &'static [&'static str],
+}
+
+/// What it takes to speak to a marketplace.
+#[derive(Clone, Debug)]
+pub struct Access {
+    /// Connections.
+    pub transport: Transport,
+    /// Another address than the marketplace's own.
+    pub url: Option<String>,
+    /// One for each of [`Provider::credentials`], in that order. Empty where there is none.
+    pub secrets: Vec<SecretString>,
+    /// How patient to be.
+    pub timing: Timing,
+}
+
+/// What a marketplace says about the account that a key belongs to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Account {
+    /// Whose it is, where the marketplace tells.
+    pub name: Option<String>,
+    /// What is left to spend, where it is prepaid and told.
+    pub balance: Option<Usd>,
+}
+
+/// A marketplace with accounts.
+#[async_trait::async_trait]
+pub trait Remote: Marketplace {
+    /// Asks about the account, and so whether the key is good. Changes nothing.
+    async fn account(&self) -> Result<Account>;
+}
+
+/// A row of [`PROVIDERS`].
+#[derive(Debug)]
+pub struct Provider {
+    /// What a user types, and what is written into the ledger.
+    pub name: &'static str,
+    /// How it writes its own name.
+    pub title: &'static str,
+    /// What it wants to see.
+    pub credentials: &'static [Credential],
+    /// Whether it tells its offers to anybody.
+    pub open_offers: bool,
+    /// Its address.
+    pub url: &'static str,
+    /// The environment variable for another address.
+    pub url_variable: &'static str,
+    /// Where its keys are made.
+    pub keys_page: &'static str,
+    pub(crate) connect: fn(&Provider, Access) -> Result<Arc<dyn Remote>>,
+}
+
+/// Every marketplace with accounts.
+pub static PROVIDERS: &[Provider] = &[crate::vast::PROVIDER, crate::runpod::PROVIDER];
+
+impl Provider {
+    /// The row of this name.
+    pub fn find(name: &str) -> Option<&'static Self> {
+        PROVIDERS.iter().find(|provider| provider.name == name)
+    }
+
+    /// Prepares to speak to it; sends nothing yet.
+    ///
+    /// Fails with [`Unauthorized`](ErrorKind::Unauthorized) without its credentials, unless its
+    /// offers are open.
+    pub fn connect(&self, access: Access) -> Result<Arc<dyn Remote>> {
+        let given = |secret: &SecretString| !secret.expose_secret().is_empty();
+        let complete =
+            access.secrets.len() == self.credentials.len() && access.secrets.iter().all(given);
+        if complete || self.open_offers {
+            return (self.connect)(self, access);
+        }
+        let names: Vec<_> = self.credentials.iter().map(|credential| credential.name).collect();
+        Err(Error {
+            provider: self.name,
+            operation: "log in",
+            kind: ErrorKind::Unauthorized,
+            source: Some(format!("it needs its {}", names.join(" and its ")).into()),
+        })
+    }
+}
+
+impl Access {
+    /// The address to use for a provider.
+    pub(crate) fn base<'a>(&'a self, provider: &'a Provider) -> &'a str {
+        self.url.as_deref().unwrap_or(provider.url)
+    }
+
+    /// The first credential, if it is there.
+    pub(crate) fn key(&self) -> Option<&SecretString> {
+        self.secrets.first().filter(|secret| !secret.expose_secret().is_empty())
+    }
+}
