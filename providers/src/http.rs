@@ -105,17 +105,19 @@ impl Http {
         }
     }
 
-    /// Sends this header with every request, and hides what is secret in it.
+    /// Shows a key with every request, if there is one, in the header of this name.
     ///
     /// Fails if the key has characters that no header can hold: it was copied wrongly.
     pub(crate) fn with_key(
         mut self,
         header: HeaderName,
         prefix: &str,
-        key: &SecretString,
+        key: Option<&SecretString>,
     ) -> Result<Self> {
-        self.headers.insert(header, self.sensitive(prefix, key)?);
-        self.hide(key);
+        if let Some(key) = key {
+            self.headers.insert(header, self.sensitive(prefix, key)?);
+            self.hide(key);
+        }
         Ok(self)
     }
 
@@ -243,6 +245,13 @@ impl Request<'_> {
     pub(crate) fn query(mut self, query: &[(&str, &str)]) -> Self {
         self.builder = self.builder.query(query);
         self
+    }
+
+    /// Shows a key for this request only.
+    pub(crate) fn bearer(mut self, key: &SecretString) -> Result<Self> {
+        let value = self.http.sensitive("Bearer ", key)?;
+        self.builder = self.builder.header(reqwest::header::AUTHORIZATION, value);
+        Ok(self)
     }
 
     /// Carries JSON.

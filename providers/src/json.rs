@@ -82,6 +82,12 @@ pub(crate) fn timestamp(text: &str) -> Option<SystemTime> {
     text.parse::<jiff::Timestamp>().ok()?.try_into().ok()
 }
 
+/// A moment as `2026-10-20T09:07:10Z`.
+pub(crate) fn rfc3339(moment: SystemTime) -> Option<String> {
+    let moment = jiff::Timestamp::try_from(moment).ok()?;
+    Some(moment.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,6 +106,7 @@ mod tests {
         let moment = moment(Number(1_792_487_230.0)).unwrap();
         assert_eq!(timestamp("2026-10-20T09:07:10Z"), Some(moment));
         assert_eq!(timestamp("2026-10-20T11:07:10+02:00"), Some(moment));
+        assert_eq!(rfc3339(moment).as_deref(), Some("2026-10-20T09:07:10Z"));
         assert_eq!(timestamp("yesterday"), None);
     }
 }

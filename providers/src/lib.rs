@@ -7,13 +7,18 @@ mod error;
 mod http;
 mod instance;
 mod json;
+mod keys;
+mod lambda;
 mod local;
 mod market;
 mod offer;
+mod prime;
 mod registry;
 mod runpod;
+mod shadeform;
 mod units;
 mod vast;
+mod verda;
 
 #[cfg(any(test, feature = "testkit"))]
 pub mod testkit;

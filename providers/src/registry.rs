@@ -1,6 +1,9 @@
 //! The marketplaces that are reached over the internet, in one table.
 
-use crate::{Error, ErrorKind, Marketplace, Result, Timing, Transport, Usd};
+use crate::{
+    Error, ErrorKind, Marketplace, Result, Timing, Transport, Usd,
+    http::{Dialect, Http, Reply},
+};
 use secrecy::{ExposeSecret, SecretString};
 use std::sync::Arc;
 
@@ -63,7 +66,14 @@ pub struct Provider {
 }
 
 /// Every marketplace with accounts.
-pub static PROVIDERS: &[Provider] = &[crate::vast::PROVIDER, crate::runpod::PROVIDER];
+pub static PROVIDERS: &[Provider] = &[
+    crate::vast::PROVIDER,
+    crate::runpod::PROVIDER,
+    crate::lambda::PROVIDER,
+    crate::verda::PROVIDER,
+    crate::shadeform::PROVIDER,
+    crate::prime::PROVIDER,
+];
 
 impl Provider {
     /// The row of this name.
@@ -93,9 +103,17 @@ impl Provider {
 }
 
 impl Access {
-    /// The address to use for a provider.
-    pub(crate) fn base<'a>(&'a self, provider: &'a Provider) -> &'a str {
-        self.url.as_deref().unwrap_or(provider.url)
+    /// The door to a provider whose refusals mean this.
+    pub(crate) fn http(
+        &self,
+        provider: &Provider,
+        refusal: fn(&Reply) -> Option<ErrorKind>,
+    ) -> Http {
+        let base = self.url.as_deref().unwrap_or(provider.url);
+        let dialect = Dialect { provider: provider.name, refusal };
+        let http = Http::new(self.transport.clone(), base, self.timing, dialect);
+        self.secrets.iter().for_each(|secret| http.hide(secret));
+        http
     }
 
     /// The first credential, if it is there.

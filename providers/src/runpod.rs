@@ -11,7 +11,7 @@ use crate::{
     Access, Account, Capabilities, Credential, Endpoint, ErrorKind, Host, Instance, InstanceId,
     InstanceState, Label, Marketplace, Need, Offer, Order, Provider, Remote, Result, Usd,
     UsdPerHour,
-    http::{Dialect, Http, Pace, Reply},
+    http::{Http, Pace, Reply},
     json::{Number, timestamp},
 };
 use reqwest::header::AUTHORIZATION;
@@ -63,12 +63,8 @@ struct Runpod {
 
 impl Runpod {
     fn new(provider: &Provider, access: &Access) -> Result<Self> {
-        let dialect = Dialect { provider: provider.name, refusal };
-        let transport = access.transport.clone();
-        let mut http = Http::new(transport, access.base(provider), access.timing, dialect);
-        if let Some(key) = access.key() {
-            http = http.with_key(AUTHORIZATION, "Bearer ", key)?;
-        }
+        let http = access.http(provider, refusal);
+        let http = http.with_key(AUTHORIZATION, "Bearer ", access.key())?;
         Ok(Self { http })
     }
 

@@ -10,7 +10,7 @@ mod search;
 use crate::{
     Access, Account, Capabilities, Credential, Error, ErrorKind, Host, Instance, InstanceId,
     InstanceState, Marketplace, Need, Offer, Order, Provider, Remote, Rental, Result, Usd,
-    http::{Dialect, Http, Pace, Reply},
+    http::{Http, Pace, Reply},
     json::{Number, Text},
 };
 use reqwest::header::AUTHORIZATION;
@@ -54,12 +54,8 @@ struct Vast {
 
 impl Vast {
     fn new(provider: &Provider, access: &Access) -> Result<Self> {
-        let dialect = Dialect { provider: provider.name, refusal };
-        let transport = access.transport.clone();
-        let mut http = Http::new(transport, access.base(provider), access.timing, dialect);
-        if let Some(key) = access.key() {
-            http = http.with_key(AUTHORIZATION, "Bearer ", key)?;
-        }
+        let http = access.http(provider, refusal);
+        let http = http.with_key(AUTHORIZATION, "Bearer ", access.key())?;
         Ok(Self { http })
     }
 
