@@ -2,7 +2,7 @@
 
 use crate::{Mib, Offer, UsdPerHour};
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, fmt, time::SystemTime};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, time::SystemTime};
 
 /// The name we give an instance before it exists, by which it is found again.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -83,6 +83,17 @@ pub struct Endpoint {
     pub port: u16,
     /// Who to log in as.
     pub user: String,
+}
+
+impl Endpoint {
+    /// Where a virtual machine answers: at port 22, unless the address brings another.
+    pub(crate) fn of_machine(address: &str, user: &str) -> Self {
+        let (host, port) = match address.parse::<SocketAddr>() {
+            Ok(address) => (address.ip().to_string(), address.port()),
+            Err(_) => (address.to_owned(), 22),
+        };
+        Self { host, port, user: user.to_owned() }
+    }
 }
 
 impl fmt::Display for Endpoint {

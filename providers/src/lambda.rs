@@ -287,8 +287,8 @@ impl Row {
     fn instance(self) -> Instance {
         let cents = self.instance_type.and_then(|kind| kind.price_cents_per_hour);
         let state = match (self.status.as_str(), self.ip) {
-            ("active", Some(host)) => {
-                InstanceState::Running(Endpoint { host, port: 22, user: "ubuntu".into() })
+            ("active", Some(address)) => {
+                InstanceState::Running(Endpoint::of_machine(&address, "ubuntu"))
             }
             ("booting" | "active", _) => InstanceState::Pending,
             ("unhealthy", _) => InstanceState::Failed("the marketplace calls it unhealthy".into()),

@@ -287,8 +287,8 @@ impl Row {
 
 fn state(status: &str, ip: Option<String>, spot: bool) -> InstanceState {
     match (status, ip) {
-        ("running", Some(host)) => {
-            InstanceState::Running(Endpoint { host, port: 22, user: "root".into() })
+        ("running", Some(address)) => {
+            InstanceState::Running(Endpoint::of_machine(&address, "root"))
         }
         ("new" | "ordered" | "provisioning" | "validating" | "pending" | "running", _) => {
             InstanceState::Pending

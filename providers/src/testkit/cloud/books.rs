@@ -1,0 +1,316 @@
+//! The truth of one marketplace: what it has, who rented what, since when, and what that cost.
+
+use super::fault::Mishap;
+use crate::{UsdPerHour, json::rfc3339};
+use serde_json::{Value, json};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
+
+/// Something for rent.
+#[derive(Clone, Debug)]
+pub(super) struct Ware {
+    /// The marketplace's own name for it, as an order brings it back.
+    pub(super) id: String,
+    /// The GPU as the marketplace spells it.
+    pub(super) gpu: String,
+    /// Memory of one GPU, in GiB.
+    pub(super) vram: u64,
+    /// How many GPUs.
+    pub(super) count: u32,
+    /// For all of it, without disk.
+    pub(super) price: UsdPerHour,
+    /// The same, while nobody else wants it.
+    pub(super) spot: Option<UsdPerHour>,
+    /// Where it is.
+    pub(super) region: String,
+    /// How many more can be rented.
+    pub(super) free: u32,
+}
+
+/// Who ended a rental.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ender {
+    /// Whoever holds the account's key.
+    Account,
+    /// The instance itself, with its own key.
+    Instance,
+    /// The marketplace, at the time it was told.
+    Expiry,
+}
+
+impl Ender {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Account => "account",
+            Self::Instance => "instance",
+            Self::Expiry => "expiry",
+        }
+    }
+}
+
+/// What an order asked for.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Wish {
+    pub(super) ware: String,
+    pub(super) label: String,
+    /// What the whole of it costs an hour, disk included.
+    pub(super) price: UsdPerHour,
+    /// On terms on which it can be taken back.
+    pub(super) spot: bool,
+    pub(super) public_key: String,
+    pub(super) script: String,
+    pub(super) env: BTreeMap<String, String>,
+    pub(super) image: String,
+    pub(super) disk: u64,
+    pub(super) expires: Option<SystemTime>,
+    /// Whether a bid that doesn't win leaves a stopped rental behind, which is billed.
+    pub(super) kept_if_outbid: bool,
+}
+
+/// What a rental is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    Booting,
+    Running,
+    Outbid,
+    Stopped,
+    /// In a state that no client knows yet.
+    Odd(String),
+    Ended,
+}
+
+/// One thing that somebody rented. It is never forgotten.
+#[derive(Clone, Debug)]
+pub(super) struct Rental {
+    pub(super) id: String,
+    pub(super) wish: Wish,
+    pub(super) ware: Ware,
+    /// What it is billed at, whatever was quoted.
+    pub(super) price: UsdPerHour,
+    pub(super) since: SystemTime,
+    pub(super) ended: Option<(SystemTime, Ender)>,
+    /// Its own key, with which it may end itself and do nothing else.
+    pub(super) own_key: String,
+    /// Where it answers SSH, once it does.
+    pub(super) port: Option<u16>,
+    mishaps: Vec<Mishap>,
+    stopped: bool,
+}
+
+/// Why nothing was rented.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    Gone,
+    Outbid,
+    Unpaid,
+}
+
+/// A public key on the account.
+#[derive(Clone, Debug)]
+pub(super) struct Key {
+    pub(super) id: String,
+    pub(super) name: String,
+    pub(super) public: String,
+}
+
+/// One marketplace.
+#[derive(Debug, Default)]
+pub(super) struct Books {
+    pub(super) wares: Vec<Ware>,
+    pub(super) rentals: Vec<Rental>,
+    pub(super) keys: Vec<Key>,
+    /// How often it was asked for what.
+    pub(super) requests: BTreeMap<&'static str, u32>,
+    /// What happens to the order that is being dealt with.
+    pub(super) mishap: Option<Mishap>,
+    /// Whether rentals have real machines, which take their time.
+    pub(super) machines: bool,
+}
+
+impl Rental {
+    /// What it is doing now.
+    pub(super) fn phase(&self, machines: bool) -> Phase {
+        if self.ended.is_some() {
+            return Phase::Ended;
+        }
+        let age = self.since.elapsed().unwrap_or_default();
+        for mishap in &self.mishaps {
+            match mishap {
+                Mishap::NeverReady => return Phase::Booting,
+                Mishap::Boot { millis } if age < Duration::from_millis(*millis) => {
+                    return Phase::Booting;
+                }
+                Mishap::Outbid { millis } if Duration::from_millis(*millis) <= age => {
+                    return Phase::Outbid;
+                }
+                Mishap::State { word } => return Phase::Odd(word.clone()),
+                Mishap::OfferGone
+                | Mishap::OutOfFunds
+                | Mishap::BidTooLow
+                | Mishap::Late { .. }
+                | Mishap::Boot { .. }
+                | Mishap::Outbid { .. }
+                | Mishap::Dearer { .. } => {}
+            }
+        }
+        match (self.stopped, machines && self.port.is_none()) {
+            (true, _) => Phase::Stopped,
+            (false, true) => Phase::Booting,
+            (false, false) => Phase::Running,
+        }
+    }
+
+    /// Whether a listing shows it yet.
+    fn is_listed(&self) -> bool {
+        let age = self.since.elapsed().unwrap_or_default();
+        self.ended.is_none()
+            && self.mishaps.iter().all(|mishap| match mishap {
+                Mishap::Late { millis } => Duration::from_millis(*millis) <= age,
+                Mishap::OfferGone
+                | Mishap::OutOfFunds
+                | Mishap::BidTooLow
+                | Mishap::NeverReady
+                | Mishap::Boot { .. }
+                | Mishap::Outbid { .. }
+                | Mishap::Dearer { .. }
+                | Mishap::State { .. } => true,
+            })
+    }
+
+    fn end(&mut self, by: Ender, at: SystemTime) {
+        self.ended.get_or_insert((at, by));
+    }
+
+    fn to_json(&self, machines: bool) -> Value {
+        let until = self.ended.map_or_else(SystemTime::now, |(at, _)| at);
+        let held = until.duration_since(self.since).unwrap_or_default();
+        json!({
+            "id": self.id,
+            "label": self.wish.label,
+            "ware": self.ware.id,
+            "gpu": self.ware.gpu,
+            "image": self.wish.image,
+            "disk_gb": self.wish.disk,
+            "spot": self.wish.spot,
+            "price_per_hour": self.price.dollars(),
+            "since": rfc3339(self.since),
+            "seconds": held.as_secs_f64(),
+            "cost": self.price.over(held).0 as f64 / 1e6,
+            "ended": self.ended.and_then(|(at, _)| rfc3339(at)),
+            "ended_by": self.ended.map(|(_, by)| by.word()),
+            "billed": self.ended.is_none(),
+            "state": format!("{:?}", self.phase(machines)),
+        })
+    }
+}
+
+impl Books {
+    /// Rents, or says why not. Only here does anything begin to be billed.
+    pub(super) fn rent(&mut self, id: String, wish: Wish) -> Result<&Rental, Refusal> {
+        let mishap = self.mishap.take();
+        match mishap {
+            Some(Mishap::OfferGone) => return Err(Refusal::Gone),
+            Some(Mishap::OutOfFunds) => return Err(Refusal::Unpaid),
+            Some(Mishap::BidTooLow) if !wish.kept_if_outbid => return Err(Refusal::Outbid),
+            _ => {}
+        }
+        let ware = self.wares.iter_mut().find(|ware| ware.id == wish.ware && 0 < ware.free);
+        let ware = ware.ok_or(Refusal::Gone)?;
+        ware.free -= 1;
+        let percent = match mishap {
+            Some(Mishap::Dearer { percent }) => 100 + u64::from(percent),
+            _ => 100,
+        };
+        self.rentals.push(Rental {
+            own_key: format!("own-key-of-{id}"),
+            id,
+            price: UsdPerHour(wish.price.0 * percent / 100),
+            ware: ware.clone(),
+            wish,
+            since: SystemTime::now(),
+            ended: None,
+            port: None,
+            stopped: mishap == Some(Mishap::BidTooLow),
+            mishaps: mishap.clone().into_iter().collect(),
+        });
+        let rental = self.rentals.last().expect("it was pushed just now");
+        if mishap == Some(Mishap::BidTooLow) { Err(Refusal::Outbid) } else { Ok(rental) }
+    }
+
+    /// Ends a rental. `false`: there is none of this name that hasn't ended.
+    pub(super) fn end(&mut self, id: &str, by: Ender) -> bool {
+        match self.rentals.iter_mut().find(|rental| rental.id == id && rental.ended.is_none()) {
+            Some(rental) => {
+                rental.end(by, SystemTime::now());
+                let ware = self.wares.iter_mut().find(|ware| ware.id == rental.ware.id);
+                if let Some(ware) = ware {
+                    ware.free += 1;
+                }
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Ends what was to end by now.
+    pub(super) fn expire(&mut self) {
+        let now = SystemTime::now();
+        for rental in &mut self.rentals {
+            if let Some(moment) = rental.wish.expires.filter(|moment| *moment <= now) {
+                rental.end(Ender::Expiry, moment);
+            }
+        }
+    }
+
+    /// What a listing shows.
+    pub(super) fn listed(&self) -> impl Iterator<Item = &Rental> {
+        self.rentals.iter().filter(|rental| rental.is_listed())
+    }
+
+    /// A rental by its name, ended or not.
+    pub(super) fn find(&self, id: &str) -> Option<&Rental> {
+        self.rentals.iter().find(|rental| rental.id == id)
+    }
+
+    /// Puts a key on the account. `None`: its name is taken.
+    pub(super) fn add_key(&mut self, name: &str, public: &str) -> Option<&Key> {
+        if self.keys.iter().any(|key| key.name == name) {
+            return None;
+        }
+        let id = uuid(u64::try_from(self.keys.len()).unwrap_or(0) + 0x5E_0000);
+        let (name, public) = (name.to_owned(), public.to_owned());
+        self.keys.push(Key { id, name, public });
+        self.keys.last()
+    }
+
+    /// The public key of this id or name.
+    pub(super) fn public_key(&self, key: &str) -> Option<String> {
+        let key = self.keys.iter().find(|known| known.id == key || known.name == key);
+        key.map(|key| key.public.clone())
+    }
+
+    /// A number that no rental has had.
+    pub(super) fn next_number(&self) -> u64 {
+        u64::try_from(self.rentals.len()).unwrap_or(u64::MAX) + 1
+    }
+
+    /// All of it, for people and tests.
+    pub(super) fn to_json(&self) -> Value {
+        let rentals: Vec<_> =
+            self.rentals.iter().map(|rental| rental.to_json(self.machines)).collect();
+        let sum = |of: fn(&Value) -> f64| rentals.iter().map(of).sum::<f64>();
+        json!({
+            "billed": self.rentals.iter().filter(|rental| rental.ended.is_none()).count(),
+            "cost": sum(|rental| rental["cost"].as_f64().unwrap_or(0.0)),
+            "requests": self.requests,
+            "rentals": rentals,
+        })
+    }
+}
+
+/// An identifier in the usual shape, the same in every run.
+pub(super) fn uuid(number: u64) -> String {
+    format!("5eed0000-0000-4000-8000-{number:012x}")
+}
