@@ -1,8 +1,10 @@
 //! Brings an engine up: gets the model, loads it, and lets it work, on a thread of its own.
 
 use crate::{
+    cache,
     echo::Echo,
     engine::{Engine, EngineError, Gauge, Outlet, Prompts},
+    fetch, native,
 };
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -73,9 +75,27 @@ fn work(
     let engine: Box<dyn Engine> = match job.engine {
         EngineKind::Echo { pace } => Box::new(Echo::new(job.model.name.clone(), pace)),
         EngineKind::Native => {
-            return Err(EngineError("this build has no native engine".to_owned()));
+            let mut fetching = |source: &str, done, total| {
+                tell(News::Phase(Phase::Fetching { source: source.to_owned(), done, total }));
+            };
+            let path = fetch::fetch(&job.model, &cache::folder(), &mut fetching)
+                .map_err(|error| EngineError(chain(&error)))?;
+            let mut loading = |done, total| tell(News::Phase(Phase::Loading { done, total }));
+            native::load(&path, job, &mut loading)?
         }
     };
     tell(News::Up(engine.facts()));
     engine.run(Prompts::new(prompts), outlet)
+}
+
+/// An error with its causes, on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }
