@@ -67,6 +67,10 @@ pub type Choice = (Share, u32);
 pub const MOST: u32 = 64;
 /// Offers that a mixture is made from: those that cost the least for a prompt.
 const MIXED_FROM: usize = 200;
+/// Offers that a machine of a mixture may be exchanged for: the next ones on that list.
+const EXCHANGED_FOR: usize = 30;
+/// How often a mixture is improved, at most. It is rarely more than twice.
+const ROUNDS: usize = 10;
 
 impl Goal {
     fn allows(&self, solution: &Solution) -> bool {
@@ -216,7 +220,7 @@ fn improve(
     goal: &Goal,
 ) -> Solution {
     let mut best = of(&machines, choices, work);
-    loop {
+    for _ in 0..ROUNDS {
         let mut better = None;
         let mut judge = |trial: Vec<usize>| {
             let solution = of(&trial, choices, work);
@@ -237,20 +241,22 @@ fn improve(
                 trial.remove(at);
                 judge(trial);
             }
-            for &other in others {
-                let used = machines.iter().filter(|machine| **machine == other).count();
-                if other != machines[at] && used < choices[other].1 as usize {
-                    let mut trial = machines.clone();
-                    trial[at] = other;
-                    judge(trial);
-                }
+            let is_free = |other: &&usize| {
+                let used = machines.iter().filter(|machine| machine == other).count();
+                **other != machines[at] && used < choices[**other].1 as usize
+            };
+            for &other in others.iter().filter(is_free).take(EXCHANGED_FOR) {
+                let mut trial = machines.clone();
+                trial[at] = other;
+                judge(trial);
             }
         }
         match better {
             Some((trial, solution)) => (machines, best) = (trial, solution),
-            None => return best,
+            None => break,
         }
     }
+    best
 }
 
 #[cfg(test)]

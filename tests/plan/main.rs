@@ -1,6 +1,9 @@
 //! The plan against the world: published throughput, exhaustive search, whole plans as printed.
 
 mod anchors;
+mod choice;
+mod market;
+mod printed;
 
 use piecework::{catalogue::entries, gpus::Gpu, model::Shape};
 use providers::{Gpus, Mib};
