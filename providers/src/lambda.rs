@@ -105,8 +105,8 @@ impl Marketplace for Lambda {
             start_script: START_SCRIPT,
             expiry: false,
             self_release: None,
-            boot_limit: Duration::from_secs(20 * 60),
-            listing_lag: self.http.listing_lag(Duration::from_secs(60)),
+            boot_limit: Duration::from_mins(20),
+            listing_lag: self.http.listing_lag(Duration::from_mins(1)),
         }
     }
 
@@ -139,7 +139,7 @@ impl Marketplace for Lambda {
             body["image"] = json!({ "family": order.setup.image });
         }
         let request = self.http.post(RENTING, "/instance-operations/launch").once().pace(LAUNCH);
-        let reply = request.patient(Duration::from_secs(60)).json(&body).send().await?;
+        let reply = request.patient(Duration::from_mins(1)).json(&body).send().await?;
         let launched: Data<Launched> = reply.clone().read()?;
         let [id] = <[String; 1]>::try_from(launched.data.instance_ids)
             .map_err(|_| reply.unreadable("it names another number of instances than one"))?;
@@ -241,7 +241,7 @@ impl Kind {
             memory: Mib::from_gib(kind.specs.memory_gib),
             disk: Mib::from_gib(kind.specs.storage_gib),
             price: UsdPerHour::from_cents(kind.price_cents_per_hour),
-            billing: Billing { minimum: Duration::ZERO, step: Duration::from_secs(60) },
+            billing: Billing { minimum: Duration::ZERO, step: Duration::from_mins(1) },
             host: Host::Vm,
             trust: Trust::Datacenter,
             quoted_at,

@@ -88,8 +88,8 @@ impl Marketplace for Prime {
             start_script: 0,
             expiry: false,
             self_release: None,
-            boot_limit: Duration::from_secs(30 * 60),
-            listing_lag: self.http.listing_lag(Duration::from_secs(60)),
+            boot_limit: Duration::from_mins(30),
+            listing_lag: self.http.listing_lag(Duration::from_mins(1)),
         }
     }
 

@@ -105,8 +105,8 @@ impl Marketplace for Runpod {
             start_script: START_SCRIPT,
             expiry: false,
             self_release: Some(SELF_RELEASE),
-            boot_limit: Duration::from_secs(20 * 60),
-            listing_lag: self.http.listing_lag(Duration::from_secs(60)),
+            boot_limit: Duration::from_mins(20),
+            listing_lag: self.http.listing_lag(Duration::from_mins(1)),
         }
     }
 

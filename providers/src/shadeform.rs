@@ -100,8 +100,8 @@ impl Marketplace for Shadeform {
             expiry: true,
             self_release: None,
             // Some of its clouds are slow.
-            boot_limit: Duration::from_secs(30 * 60),
-            listing_lag: self.http.listing_lag(Duration::from_secs(120)),
+            boot_limit: Duration::from_mins(30),
+            listing_lag: self.http.listing_lag(Duration::from_mins(2)),
         }
     }
 
@@ -121,7 +121,7 @@ impl Marketplace for Shadeform {
         let key = self.key(&order.public_key).await.map_err(keys::before_renting)?;
         let body = body(order, &choice, &key);
         let request = self.http.post(RENTING, "/instances/create").once().pace(ANY);
-        let request = request.patient(Duration::from_secs(60)).json(&body);
+        let request = request.patient(Duration::from_mins(1)).json(&body);
         let reply = request.send().await?;
         let Created { id } = reply.clone().read()?;
         if id.is_empty() {

@@ -86,8 +86,8 @@ impl Marketplace for Vast {
             start_script: START_SCRIPT,
             expiry: false,
             self_release: Some(SELF_RELEASE),
-            boot_limit: Duration::from_secs(15 * 60),
-            listing_lag: self.http.listing_lag(Duration::from_secs(60)),
+            boot_limit: Duration::from_mins(15),
+            listing_lag: self.http.listing_lag(Duration::from_mins(1)),
         }
     }
 

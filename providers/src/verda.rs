@@ -106,8 +106,8 @@ impl Marketplace for Verda {
             start_script: 0,
             expiry: false,
             self_release: None,
-            boot_limit: Duration::from_secs(20 * 60),
-            listing_lag: self.http.listing_lag(Duration::from_secs(60)),
+            boot_limit: Duration::from_mins(20),
+            listing_lag: self.http.listing_lag(Duration::from_mins(1)),
         }
     }
 
@@ -122,7 +122,7 @@ impl Marketplace for Verda {
         };
         let key = self.key(&order.public_key).await.map_err(keys::before_renting)?;
         let body = body(order, &choice, &key);
-        let patience = Duration::from_secs(60);
+        let patience = Duration::from_mins(1);
         let reply =
             self.send(|http| http.post(RENTING, "/instances").once().patient(patience).json(&body));
         let id = bare_id(&reply.await?)?;

@@ -230,7 +230,7 @@ mod tests {
     fn the_price_has_the_disk_in_it_and_the_hours_that_are_paid_anyhow() {
         let offer = offer(100).unwrap();
         assert_eq!(offer.price, UsdPerHour(1_490_000));
-        assert_eq!(offer.billing.minimum, Duration::from_secs(7_200));
+        assert_eq!(offer.billing.minimum, Duration::from_hours(2));
         assert_eq!(offer.gpus.unwrap().vram, Mib::from_gib(80));
     }
 

@@ -124,7 +124,7 @@ impl Kind {
             cores: self.cpu.as_ref().and_then(|cpu| cpu.number_of_cores).unwrap_or(0),
             memory: Mib::from_gib(gigabytes(self.memory.as_ref())),
             price,
-            billing: Billing { minimum: Duration::ZERO, step: Duration::from_secs(600) },
+            billing: Billing { minimum: Duration::ZERO, step: Duration::from_mins(10) },
             rental: if spot { Rental::Interruptible { floor: price } } else { Rental::OnDemand },
             host: Host::Vm,
             region: location.to_owned(),

@@ -11,7 +11,7 @@ use tokio::{sync::Mutex, time::Instant};
 const OPERATION: &str = "log in";
 
 /// A token is not used in its last minute.
-const MARGIN: Duration = Duration::from_secs(60);
+const MARGIN: Duration = Duration::from_mins(1);
 
 /// What we are let in with, and the token that it got us.
 pub(super) struct Tokens {
