@@ -254,6 +254,12 @@ impl Books {
         }
     }
 
+    /// Ends everything, as a marketplace does that closes.
+    pub(super) fn end_all(&mut self) {
+        let now = SystemTime::now();
+        self.rentals.iter_mut().for_each(|rental| rental.end(Ender::Expiry, now));
+    }
+
     /// Ends what was to end by now.
     pub(super) fn expire(&mut self) {
         let now = SystemTime::now();

@@ -13,9 +13,8 @@ const LOOK: Duration = Duration::from_millis(200);
 pub struct Machines {
     /// Each instance has its own folder in this one, and sees no other.
     pub folder: PathBuf,
-    /// What is started for one, with four more arguments: the folder it may write to, a script to
-    /// run at its start, and the two that it is to hand to
-    /// [`serve_local_instance`](crate::serve_local_instance).
+    /// What is started for one, with two more arguments: its start script and its folder, which
+    /// it is to hand to [`be_instance`](super::be_instance).
     pub program: Vec<OsString>,
 }
 
@@ -93,6 +92,15 @@ impl Machines {
         let path = scripts.join(format!("{name}.sh"));
         fs::write(&path, script)?;
         Ok(path)
+    }
+
+    /// Ends every process.
+    pub(super) async fn end_all(&self) -> io::Result<()> {
+        let local = Local::new(self.folder.clone(), Vec::new());
+        for instance in local.instances().await.map_err(io::Error::other)? {
+            local.release(&instance.id).await.map_err(io::Error::other)?;
+        }
+        Ok(())
     }
 
     async fn note_ports(&self, state: &State, running: &Running) -> io::Result<()> {

@@ -5,6 +5,7 @@
 //! books where no [`Machines`] are given.
 
 mod books;
+mod confine;
 mod dialect;
 mod fault;
 mod lambda;
@@ -16,6 +17,7 @@ mod shadeform;
 mod vast;
 mod verda;
 
+pub use confine::{Confinement, be_instance};
 pub use fault::{Call, Fault, Mishap, Planned};
 pub use machines::Machines;
 
@@ -127,6 +129,18 @@ impl Cloud {
     /// Forgets what was planned to go wrong, and plans this.
     pub fn plan(&self, planned: Vec<Planned>) {
         lock(&self.state.plan).replace(planned);
+    }
+
+    /// Ends every rental and the process behind it. Fails if one can't be ended.
+    pub async fn end_all(&self) -> io::Result<()> {
+        for books in self.state.books.values() {
+            lock(books).end_all();
+        }
+        self.tasks.iter().for_each(JoinHandle::abort);
+        match &self.state.machines {
+            Some(machines) => machines.end_all().await,
+            None => Ok(()),
+        }
     }
 
     /// How many requests have still to meet what was planned.

@@ -1,0 +1,185 @@
+//! The fake cloud's instances are real: they answer SSH, run their start script, see no file of
+//! the host's, and are gone once they are released.
+
+use providers::{
+    Access, Endpoint, Host, Instance, InstanceState, Label, Mib, Need, Order, Provider, Remote,
+    Rental, Setup, Timing, Transport,
+};
+use secrecy::SecretString;
+use serde_json::Value;
+use std::{
+    io::{BufRead, BufReader},
+    net::TcpStream,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::time::{Instant, sleep};
+
+/// A started server, which is ended with its test.
+struct Server {
+    child: Child,
+    addresses: Value,
+    folder: tempfile::TempDir,
+}
+
+impl Server {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_fakecloud"))
+            .arg("--folder")
+            .arg(folder.path().join("instances"))
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let stdout = child.stdout.take().expect("it is piped");
+        BufReader::new(stdout).read_line(&mut line).unwrap();
+        Self { child, addresses: serde_json::from_str(&line).unwrap(), folder }
+    }
+
+    fn key(&self) -> PathBuf {
+        let path = self.folder.path().join("key");
+        if !path.exists() {
+            let made = Command::new("ssh-keygen")
+                .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+                .arg(&path)
+                .status();
+            assert!(made.unwrap().success());
+        }
+        path
+    }
+
+    fn connect(&self, name: &str) -> Arc<dyn Remote> {
+        let provider = Provider::find(name).unwrap();
+        let key = self.addresses["key"].as_str().unwrap();
+        let access = Access {
+            transport: Transport::new().unwrap(),
+            url: Some(self.addresses[name].as_str().unwrap().to_owned()),
+            secrets: provider.credentials.iter().map(|_| SecretString::from(key)).collect(),
+            timing: Timing::loopback(),
+        };
+        provider.connect(access).unwrap()
+    }
+
+    fn ssh(&self, endpoint: &Endpoint, command: &str) -> Output {
+        Command::new("ssh")
+            .args(["-F", "none", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no"])
+            .args(["-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"])
+            .arg("-i")
+            .arg(self.key())
+            .args(["-p", &endpoint.port.to_string()])
+            .arg(format!("{}@{}", endpoint.user, endpoint.host))
+            .arg(command)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It ends what runs when it is asked politely.
+        let pid = self.child.id().to_string();
+        let _ = Command::new("kill").args(["-INT", &pid]).status();
+        let _ = self.child.wait();
+    }
+}
+
+async fn running(market: &dyn Remote, label: &str) -> (Instance, Endpoint) {
+    let began = Instant::now();
+    loop {
+        let listed = market.instances().await.unwrap();
+        let label = Some(Label(label.to_owned()));
+        let instance = listed.into_iter().find(|instance| instance.label == label).unwrap();
+        if let InstanceState::Running(endpoint) = &instance.state {
+            let endpoint = endpoint.clone();
+            return (instance, endpoint);
+        }
+        assert!(began.elapsed() < Duration::from_secs(30), "it never runs: {instance:?}");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn rent(server: &Server, market: &dyn Remote, label: &str, start: &str) -> Order {
+    let need = Need { vram: Mib::from_gib(20), disk: Mib::from_gib(60), ..Need::default() };
+    let offers = market.offers(&need).await.unwrap();
+    let offer = offers.into_iter().find(|offer| offer.rental == Rental::OnDemand).unwrap();
+    let image = match market.capabilities().host {
+        Host::Container => "nvidia/cuda:12.8.1-base-ubuntu24.04",
+        Host::Vm | Host::ThisComputer => "",
+    };
+    let key = std::fs::read_to_string(server.key().with_extension("pub")).unwrap();
+    let order = Order {
+        setup: Setup {
+            image: image.into(),
+            start: start.into(),
+            disk: need.disk,
+            ..Setup::default()
+        },
+        ..Order::new(offer, Label(label.to_owned()), key.trim())
+    };
+    market.rent(&order).await.unwrap();
+    order
+}
+
+fn text(output: &Output) -> String {
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+async fn gone(endpoint: &Endpoint) {
+    let began = Instant::now();
+    while TcpStream::connect((endpoint.host.as_str(), endpoint.port)).is_ok() {
+        assert!(began.elapsed() < Duration::from_secs(30), "it still answers");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn every_marketplace_rents_out_a_computer_of_its_own() {
+    let server = Server::start();
+    let secret = server.folder.path().join("secret");
+    std::fs::write(&secret, "of the host").unwrap();
+    for name in ["vast", "runpod", "lambda", "verda", "shadeform", "prime"] {
+        let market = server.connect(name);
+        let label = format!("piecework-{name}");
+        server.key();
+        rent(&server, &*market, &label, "echo started >\"$HOME/started\"").await;
+        let (instance, endpoint) = running(&*market, &label).await;
+        assert_eq!(text(&server.ssh(&endpoint, "echo hello")), "hello", "{name}");
+        if 0 < market.capabilities().start_script {
+            assert_eq!(text(&server.ssh(&endpoint, "cat ~/started")), "started", "{name}");
+        }
+        confined(&server, &endpoint, &secret);
+        market.release(&instance.id).await.unwrap();
+        gone(&endpoint).await;
+    }
+}
+
+/// Programs can be run, and nothing of the host's can be read or written.
+fn confined(server: &Server, endpoint: &Endpoint, secret: &Path) {
+    let read = server.ssh(endpoint, &format!("cat {}", secret.display()));
+    assert!(!read.status.success(), "it reads the host's files: {read:?}");
+    let write = server.ssh(endpoint, "echo mine >/etc/passwd || echo mine >/usr/mine");
+    assert!(!write.status.success(), "it writes the host's files: {write:?}");
+    assert_eq!(text(&server.ssh(endpoint, "echo mine >~/mine && cat ~/mine")), "mine");
+}
+
+#[tokio::test]
+async fn an_instance_ends_itself_with_its_own_key() {
+    let server = Server::start();
+    server.key();
+    for name in ["vast", "runpod"] {
+        let market = server.connect(name);
+        let label = format!("piecework-{name}-self");
+        rent(&server, &*market, &label, "true").await;
+        let (_, endpoint) = running(&*market, &label).await;
+        let command = market.capabilities().self_release.expect("it has a key of its own");
+        // The end may be quicker than the answer.
+        drop(server.ssh(&endpoint, command));
+        gone(&endpoint).await;
+        assert_eq!(market.instances().await.unwrap(), [], "{name}");
+    }
+}
