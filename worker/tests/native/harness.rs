@@ -88,3 +88,15 @@ pub(crate) fn provided(variable: &str, test: &str) -> Option<PathBuf> {
 fn skipped(test: &str, variable: &str) {
     eprintln!("{test}: skipped, {variable} isn't set");
 }
+/// A job with some bounds.
+pub(crate) fn bounded(batch: u32, kv_bytes: Option<u64>) -> Job {
+    Job { limits: Limits { batch: Some(batch), kv_bytes, ..Limits::default() }, ..job() }
+}
+
+/// Why a model doesn't load.
+pub(crate) fn load_error(path: &Path) -> String {
+    match native::load(path, &job(), &mut |_, _| {}) {
+        Ok(engine) => panic!("{:?} loads", engine.facts()),
+        Err(error) => error.to_string(),
+    }
+}

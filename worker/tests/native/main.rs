@@ -1,4 +1,9 @@
 //! The native engine, from a model's files to the bodies of responses.
 
+mod formats;
 mod harness;
+mod independence;
 mod known_models;
+mod parameters;
+mod reference;
+mod small_model;
