@@ -3,7 +3,7 @@
 //! The formulas are those of the models' own code: what is multiplied, layer by layer. They give
 //! the published parameter counts to the last digit (`tests` in [`crate::catalogue`]).
 
-use super::{Cache, Shape};
+use super::{Cache, Shape, Weights};
 use serde::Deserialize;
 
 /// Why a config.json gives no shape.
@@ -65,8 +65,34 @@ pub struct Config {
     pub linear_key_head_dim: Option<u64>,
     pub linear_value_head_dim: Option<u64>,
     pub linear_conv_kernel_dim: Option<u64>,
+    pub quantization_config: Option<Quantization>,
     /// The language model's part, in models that also see.
     pub text_config: Option<Box<Config>>,
+}
+
+/// How the published weights are quantised, in Hugging Face's spelling.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+#[expect(missing_docs, reason = "the names are Hugging Face's, and explained in its documentation")]
+pub struct Quantization {
+    pub quant_method: String,
+    pub bits: Option<u32>,
+}
+
+impl Quantization {
+    /// Bytes of the weights as they are published. None for a method that isn't known.
+    fn stored(&self, shape: &Shape) -> Option<u64> {
+        match (self.quant_method.as_str(), self.bits) {
+            ("fp8" | "fbgemm_fp8", _) | (_, Some(8)) => Some(shape.weight_bytes(Weights::Fp8)),
+            ("awq", _) | (_, Some(4)) => Some(shape.weight_bytes(Weights::Int4)),
+            // Only the experts are: 4 bits, and 8 for a scale of 32.
+            ("mxfp4", _) => {
+                let rest = shape.parameters - shape.expert_parameters;
+                Some(shape.expert_parameters / 32 * 17 + rest * 2)
+            }
+            _ => None,
+        }
+    }
 }
 
 /// What one layer does with the sequence.
@@ -87,7 +113,9 @@ impl Config {
     pub fn shape(&self) -> Result<Shape, ConfigError> {
         let text = self.text_config.as_deref();
         let mut shape = text.unwrap_or(self).own_shape(self)?;
-        shape.context = shape.context.max(1);
+        let quantised = self.quantization_config.as_ref();
+        let quantised = quantised.or_else(|| text?.quantization_config.as_ref());
+        shape.stored = quantised.and_then(|quantised| quantised.stored(&shape));
         Ok(shape)
     }
 
@@ -303,4 +331,71 @@ impl Config {
 /// A count that fits 32 bits in any model; one that doesn't is cut to the most that does.
 fn small(count: u64) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LLAMA: &str = r#""hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
+        "num_key_value_heads": 8, "intermediate_size": 14336, "vocab_size": 128256,
+        "max_position_embeddings": 131072, "model_type": "llama""#;
+
+    fn shape(config: &str) -> Shape {
+        Config::parse(config).unwrap().shape().unwrap()
+    }
+
+    #[test]
+    fn the_text_part_of_a_model_that_also_sees_is_what_counts() {
+        let seeing = format!(r#"{{"model_type": "llava", "text_config": {{{LLAMA}}}}}"#);
+        assert_eq!(shape(&seeing), shape(&format!("{{{LLAMA}}}")));
+    }
+
+    #[test]
+    fn what_is_published_in_fewer_bits_is_not_blown_up() {
+        let plain = shape(&format!("{{{LLAMA}}}"));
+        for (method, weights) in [
+            (r#"{"quant_method": "awq", "bits": 4}"#, Weights::Int4),
+            (r#"{"quant_method": "gptq", "bits": 4}"#, Weights::Int4),
+            (r#"{"quant_method": "fp8"}"#, Weights::Fp8),
+            (r#"{"quant_method": "new"}"#, Weights::Bf16),
+        ] {
+            let quantised = shape(&format!(r#"{{{LLAMA}, "quantization_config": {method}}}"#));
+            let bytes = quantised.weight_bytes(Weights::Bf16);
+            assert_eq!(bytes, plain.weight_bytes(weights), "{method}");
+        }
+    }
+
+    #[test]
+    fn windows_bound_the_cache_of_long_sequences_only() {
+        let windowed = format!(
+            r#"{{{LLAMA}, "sliding_window": 1024, "layer_types": [{}"full_attention"]}}"#,
+            r#""sliding_attention", "#.repeat(31)
+        );
+        let (windowed, full) = (shape(&windowed), shape(&format!("{{{LLAMA}}}")));
+        assert_eq!(windowed.kv_bytes(1024), full.kv_bytes(1024));
+        let each = full.kv_bytes_per_token() / 32;
+        assert_eq!(windowed.kv_bytes(10_000), each * (31 * 1024 + 10_000));
+        assert!(windowed.flops(0.0, 10_000.0) < full.flops(0.0, 10_000.0));
+    }
+
+    #[test]
+    fn linear_attention_keeps_as_much_of_any_sequence() {
+        let hybrid = format!(
+            r#"{{{LLAMA}, "layer_types": [{}"full_attention"], "linear_num_key_heads": 16,
+            "linear_num_value_heads": 32, "linear_key_head_dim": 128, "linear_value_head_dim": 128}}"#,
+            r#""linear_attention", "#.repeat(31)
+        );
+        let hybrid = shape(&hybrid);
+        let state = 31 * (2 * 32 * 128 * 128 + (2 * 2048 + 4096) * 3) * 2;
+        assert_eq!(hybrid.kv_bytes(0), state);
+        assert_eq!(hybrid.kv_bytes(1_000) - state, 1_000 * 2 * 8 * 128 * 2);
+    }
+
+    #[test]
+    fn a_config_that_says_too_little_names_what_it_lacks() {
+        let error = Config::parse(r#"{"model_type": "bert", "hidden_size": 768}"#).unwrap().shape();
+        assert!(matches!(error, Err(ConfigError::Missing("num_hidden_layers"))));
+        assert!(matches!(Config::parse("not JSON"), Err(ConfigError::Unreadable(_))));
+    }
 }

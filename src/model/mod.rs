@@ -4,9 +4,11 @@
 //! that are known by name, from `templates/models.toml`. All of it is arithmetic.
 
 mod config;
+mod find;
 mod gguf;
 
 pub use config::{Config, ConfigError};
+pub use find::{ShapeError, shape_of};
 pub use gguf::{GgufError, read_header};
 
 use serde::{Deserialize, Serialize};
