@@ -7,7 +7,7 @@ mod config;
 mod find;
 mod gguf;
 
-pub use config::{Config, ConfigError};
+pub use config::{Config, ConfigError, Quantization};
 pub use find::{ShapeError, shape_of};
 pub use gguf::{GgufError, read_header};
 
