@@ -192,7 +192,7 @@ fn body(order: &Order, mut pod: Value, key: &str) -> Value {
     pod["name"] = json!(order.label.0);
     pod["sshKeyId"] = json!(key);
     pod["autoRestart"] = json!(false);
-    // Refused if the price has risen since it was quoted; left out, it is an error.
+    // Refused if the price has risen since it was quoted; left out, it was once an error.
     pod["maxPrice"] = json!(order.offer.price.dollars() * 1.02);
     let disk = order.setup.disk.to_gib();
     if pod["diskSize"].as_u64().is_none_or(|least| least < disk) && disk != 0 {

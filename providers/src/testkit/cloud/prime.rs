@@ -91,6 +91,9 @@ impl Stub for Prime {
         }
         match (ask.method.as_str(), parts) {
             ("GET", ["availability", "gpus"]) => availability(books, ask),
+            ("GET", ["availability", "multi-node"]) => {
+                Reply::json(200, &json!({ "items": [], "totalCount": 0 }))
+            }
             ("POST", ["pods"]) => create(books, &ask.json()),
             ("GET", ["pods"]) => page(books, ask),
             ("GET", ["pods", "history"]) => {
@@ -208,10 +211,8 @@ fn create(books: &mut Books, body: &Value) -> Reply {
     if let Some((other, _)) = words.clone().find(|(word, _)| !WORDS.contains(&word.as_str())) {
         return invalid(other, "extra fields not permitted");
     }
-    let Some(most) = order["maxPrice"].as_f64() else {
-        let detail = "Missing field: max_price not specified";
-        return Reply::json(400, &json!({ "detail": detail }));
-    };
+    // Its own command line sends none, though the server was once known to insist.
+    let most = order["maxPrice"].as_f64().unwrap_or(0.0);
     let plain = |letter: char| letter.is_ascii_alphanumeric() || letter == '-';
     if !text("name").chars().all(plain) || !text("name").contains(char::is_alphabetic) {
         return invalid("name", "letters, digits and dashes");
@@ -297,6 +298,13 @@ fn status(rental: &Rental, machines: bool) -> Value {
         "primePortMapping": [], "teamId": null, "installationLog": null })
 }
 
+/// Dollars, for a rental that is over.
+fn billed(rental: &Rental) -> Option<f64> {
+    let (at, _) = rental.ended?;
+    let held = at.duration_since(rental.since).unwrap_or_default();
+    Some(rental.price.over(held).0 as f64 / 1e6)
+}
+
 fn pod(rental: &Rental, machines: bool) -> Value {
     let phase = rental.phase(machines);
     let (word, installed) = words(&phase);
@@ -314,6 +322,6 @@ fn pod(rental: &Rental, machines: bool) -> Value {
         "attachedResources": [], "podTemplateId": null, "customTemplateId": null, "teamId": null,
         "userId": "user", "walletId": "wallet", "type": "HOSTED",
         "createdAt": rfc3339(rental.since), "updatedAt": rfc3339(rental.since),
-        "terminatedAt": ended, "unit": null,
+        "terminatedAt": ended, "totalBilledPrice": billed(rental), "unit": null,
     })
 }

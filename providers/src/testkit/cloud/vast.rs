@@ -165,9 +165,13 @@ fn holds(row: &Value, field: &str, condition: &Value) -> bool {
         "datacenter" => &json!(row["hosting_type"].as_u64().is_some_and(|kind| 1 <= kind)),
         _ => row.get(field).unwrap_or(&Value::Null),
     };
+    // Its own command line sends numbers as text.
+    let numeric = |value: &Value| {
+        value.as_f64().or_else(|| value.as_str().and_then(|text| text.parse().ok()))
+    };
     // Nothing stands for "no" and for zero here.
-    let number = |value: &Value| value.as_f64().unwrap_or(0.0);
-    let same = |one: &Value, other: &Value| match (one.as_f64(), other.as_f64()) {
+    let number = |value: &Value| numeric(value).unwrap_or(0.0);
+    let same = |one: &Value, other: &Value| match (numeric(one), numeric(other)) {
         (Some(one), Some(other)) => one.total_cmp(&other).is_eq(),
         _ => one == other || (one.is_null() && *other == json!(false)),
     };

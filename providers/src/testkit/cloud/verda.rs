@@ -138,7 +138,7 @@ fn types(books: &Books) -> Reply {
         let gpus = u64::from(ware.count);
         json!({
             "id": uuid(gpus), "instance_type": kind_of(ware), "name": ware.gpu, "model": ware.gpu,
-            "manufacturer": "NVIDIA",
+            "display_name": ware.gpu, "manufacturer": "NVIDIA",
             // As text, like the real one.
             "price_per_hour": format!("{:.4}", ware.price.dollars()),
             "spot_price": ware.spot.map(|price| format!("{:.4}", price.dollars())),
