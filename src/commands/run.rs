@@ -18,6 +18,7 @@ use crate::{
 };
 use providers::{Offer, Usd};
 use std::{
+    fs::File,
     io,
     path::{Path, PathBuf},
     time::Duration,
@@ -156,11 +157,8 @@ async fn prepare(
     folder: &RunFolder,
 ) -> Result<(Input, Survey, Offer), CommandError> {
     let failed = |error| CommandError::new(Exit::Failed, error);
-    let path = if args.prompts == Path::new("-") {
-        let path = folder.stdin();
-        prompts::spool(io::stdin().lock(), &path)
-            .map_err(|e| CommandError::new(Exit::Failed, e))?;
-        path
+    let path = if prompts::must_be_spooled(&args.prompts) {
+        spool(&args.prompts, folder.stdin())?
     } else {
         std::path::absolute(&args.prompts).map_err(|e| CommandError::new(Exit::Failed, e))?
     };
@@ -184,6 +182,17 @@ async fn prepare(
         CommandError::new(exit, error)
     })?;
     Ok((input, survey, offer))
+}
+
+/// Keeps what can be read only once.
+fn spool(from: &Path, path: PathBuf) -> Result<PathBuf, CommandError> {
+    let stream: Box<dyn io::Read> = if from == Path::new("-") {
+        Box::new(io::stdin().lock())
+    } else {
+        Box::new(File::open(from).map_err(|error| CommandError::new(Exit::Failed, error))?)
+    };
+    prompts::spool(stream, &path).map_err(|error| CommandError::new(Exit::Failed, error))?;
+    Ok(path)
 }
 
 /// The place for the completions, made absolute, unless something is there already.

@@ -24,7 +24,10 @@ use crate::{
     ledger::{Ledger, LedgerError},
     prompts::{PromptsError, Survey, spawn_reader, survey as look_through},
     remote::{Pins, RunKey},
-    shards::{Ordered, Out, ResultsError, Resumed, RunFiles, Sink, finished, order},
+    shards::{
+        Ordered, Out, ResultsError, Resumed, RunFiles, Sink, check_writable, finished, order,
+        reopen,
+    },
 };
 use futures_util::FutureExt;
 use providers::Label;
@@ -98,6 +101,9 @@ pub async fn run(setting: Setting, events: Events, ladder: Ladder) -> Result<Out
     let ledger = Ledger::open(&folder.ledger(), &plan.run)?;
     let generation = ledger.books().generation();
     let files = folder.files(plan);
+    if let (true, Some(out)) = (setting.retry_failed, out_path(&setting)) {
+        reopen(&files, &out)?;
+    }
     let over = finished(&files).is_some();
     let mut leases = Leases::new(setting.markets.clone(), ledger, events.clone());
     let worked = if over {
@@ -186,9 +192,13 @@ struct Opened {
 async fn open(setting: &Setting) -> Result<Opened, RunError> {
     let (folder, plan) = (setting.folder.clone(), setting.plan.clone());
     let (retry_failed, survey) = (setting.retry_failed, setting.survey.clone());
+    let out = out_path(setting);
     let opening = tokio::task::spawn_blocking(move || {
         let files = folder.files(&plan);
         let own = |source| RunError::Files { folder: folder.path().to_owned(), source };
+        if let Some(out) = out {
+            check_writable(&files, &out)?;
+        }
         let survey = survey.map_or_else(|| look_through(&plan.input, |_| {}), Ok)?;
         survey.check_unchanged(&plan.input, &plan.fingerprint)?;
         let (sink, resumed) = Sink::open(&files, retry_failed)?;

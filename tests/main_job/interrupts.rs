@@ -26,7 +26,7 @@ fn one_interrupt_finishes_what_was_begun_and_gives_everything_back() {
     for name in ["INT", "TERM"] {
         let user = User::new();
         let program = working(&user);
-        signal(program.id(), name);
+        signal(&program.id().to_string(), name);
         let output = program.wait_with_output().expect("it ends");
         assert_eq!(output.status.code(), Some(6), "{}", conversation(&output));
         let told = String::from_utf8_lossy(&output.stderr);
@@ -42,8 +42,8 @@ fn one_interrupt_finishes_what_was_begun_and_gives_everything_back() {
 fn a_second_interrupt_hangs_up_and_gives_everything_back() {
     let user = User::new();
     let program = working(&user);
-    signal(program.id(), "INT");
-    signal(program.id(), "HUP");
+    signal(&program.id().to_string(), "INT");
+    signal(&program.id().to_string(), "HUP");
     let output = program.wait_with_output().expect("it ends");
     assert_eq!(output.status.code(), Some(6), "{}", conversation(&output));
     user.assert_nothing_left();
@@ -72,10 +72,10 @@ fn the_third_interrupt_leaves_and_says_what_is_owed_and_how_to_end_it() {
     std::fs::rename(&instances, &aside).expect("it can be moved");
     std::fs::write(&instances, "not a folder").expect("it can be written");
     for _ in 0..2 {
-        signal(program.id(), "INT");
+        signal(&program.id().to_string(), "INT");
         std::thread::sleep(std::time::Duration::from_millis(300));
     }
-    signal(program.id(), "INT");
+    signal(&program.id().to_string(), "INT");
     let output = program.wait_with_output().expect("it ends");
     std::fs::remove_file(&instances).expect("it is there");
     std::fs::rename(&aside, &instances).expect("it can be moved");

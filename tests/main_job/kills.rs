@@ -125,7 +125,7 @@ fn a_worker_that_dies_is_started_again_and_loses_nothing() {
     for _ in 0..3 {
         let worker = eventually("a worker", || pids_in(&instance, "serve").into_iter().next());
         sleep(Duration::from_millis(200));
-        signal(worker, "9");
+        signal(&worker, "9");
     }
     let output = program.wait_with_output().expect("it ends");
     assert!(output.status.success(), "{}", conversation(&output));
@@ -144,7 +144,7 @@ fn an_instance_that_dies_is_replaced() {
         partial.metadata().is_ok_and(|about| 0 < about.len()).then_some(())
     });
     for pid in pids_in(&instance, "local-instance") {
-        signal(pid, "9");
+        signal(&pid, "9");
     }
     let output = program.wait_with_output().expect("it ends");
     assert!(output.status.success(), "{}", conversation(&output));
@@ -176,4 +176,16 @@ fn a_changed_input_is_refused_by_resume() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("has changed since the run began"));
     // The instance of the killed run is given back all the same.
     user.assert_nothing_left();
+}
+
+#[test]
+fn what_failed_can_be_tried_again_after_the_run() {
+    let user = User::new();
+    user.file("prompts.jsonl", format!("{}{{\"id\":\"bad\"}}\n", numbered(5)));
+    let output = user.run(&RUN);
+    assert_eq!(output.status.code(), Some(5), "{}", conversation(&output));
+    let output = user.run(&["resume", "last", "--retry-failed"]);
+    assert_eq!(output.status.code(), Some(5), "{}", conversation(&output));
+    assert_eq!(ids(&user.folder().join("out.jsonl")), numbered_ids(5));
+    assert_eq!(json_lines(&user.folder().join("out.errors.jsonl")).len(), 1);
 }

@@ -3,7 +3,11 @@
 mod bad_input;
 mod interrupts;
 mod kills;
+mod links;
 mod whole;
 
 #[path = "../support/program.rs"]
 mod program;
+
+#[path = "../support/proxy.rs"]
+mod proxy;

@@ -117,7 +117,8 @@ pub(crate) fn conversation(output: &Output) -> String {
 
 /// The lines of a JSON lines file.
 pub(crate) fn json_lines(path: &Path) -> Vec<Value> {
-    let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+    let text =
+        fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     text.lines().map(|line| serde_json::from_str(line).expect("it is JSON")).collect()
 }
 
@@ -138,7 +139,8 @@ pub(crate) fn answers(path: &Path) -> BTreeMap<String, Value> {
 
 /// JSON lines of numbered prompts.
 pub(crate) fn numbered(count: usize) -> String {
-    (0..count).map(|i| format!("{{\"id\":\"q{i}\",\"prompt\":\"number {i}\"}}\n")).collect()
+    let line = |i| format!("{{\"id\":\"q{i}\",\"prompt\":\"number {i}\"}}");
+    (0..count).map(line).collect::<Vec<_>>().join("\n") + "\n"
 }
 
 /// The ids that [`numbered`] gives.
@@ -178,7 +180,7 @@ pub(crate) fn processes_in(folder: &Path) -> Vec<String> {
     let processes = fs::read_dir("/proc").expect("Linux").flatten().filter(works_there);
     let command = |process: fs::DirEntry| {
         let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
-        format!("{:?} {}", process.file_name(), String::from_utf8_lossy(&line))
+        format!("{} {}", process.file_name().display(), String::from_utf8_lossy(&line))
     };
     processes.map(command).collect()
 }
@@ -186,11 +188,11 @@ pub(crate) fn processes_in(folder: &Path) -> Vec<String> {
 /// The process numbers of those that work in this folder and whose command line has this word.
 pub(crate) fn pids_in(folder: &Path, word: &str) -> Vec<String> {
     let lines = processes_in(folder).into_iter().filter(|line| line.contains(word));
-    lines.filter_map(|line| Some(line.split('"').nth(1)?.to_owned())).collect()
+    lines.filter_map(|line| Some(line.split(' ').next()?.to_owned())).collect()
 }
 
 /// Sends a signal.
-pub(crate) fn signal(pid: impl ToString, name: &str) {
-    let sent = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).output();
+pub(crate) fn signal(pid: &str, name: &str) {
+    let sent = Command::new("kill").args([&format!("-{name}"), pid]).output();
     sent.expect("kill runs");
 }
