@@ -23,6 +23,7 @@ pub(crate) enum Mood {
 }
 
 /// A proxy before one address. Ends when dropped.
+#[derive(Debug)]
 pub(crate) struct Proxy {
     pub(crate) port: u16,
     mood: Arc<watch::Sender<Mood>>,
