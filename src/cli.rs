@@ -46,6 +46,15 @@ pub enum Command {
         /// The shell.
         shell: Shell,
     },
+    /// Watches over a run, and gives back what it has rented should its program die.
+    #[command(hide = true)]
+    Guard {
+        /// The run's folder.
+        folder: PathBuf,
+        /// Seconds that a dead run is left alone, so that it can be resumed.
+        #[arg(long, env = "PIECEWORK_GUARD_GRACE", value_name = "SECONDS")]
+        grace: Option<u64>,
+    },
     /// Is an instance of the local marketplace.
     #[command(hide = true)]
     LocalInstance {

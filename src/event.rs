@@ -99,6 +99,8 @@ pub enum Event {
         /// What happened.
         reason: String,
     },
+    /// The run's guard had died, and there is another.
+    GuardReplaced,
     /// The completions are being put into the input's order.
     Ordering,
     /// The run is over, or stopped.

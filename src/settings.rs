@@ -206,6 +206,17 @@ pub fn home(named: Option<&Path>) -> Result<PathBuf, SettingsError> {
     Ok(base.state_dir().unwrap_or_else(|| base.data_dir()).join("piecework"))
 }
 
+/// Where models and workers are kept between runs on this computer.
+pub fn cache() -> Result<PathBuf, SettingsError> {
+    let named = std::env::var_os("PIECEWORK_CACHE").filter(|folder| !folder.is_empty());
+    let cache = named.map_or_else(
+        || choose_base_strategy().map(|base| base.cache_dir().join("piecework")),
+        |folder| Ok(PathBuf::from(folder)),
+    )?;
+    // An instance works in a folder of its own, where a relative one would be another.
+    std::path::absolute(&cache).map_err(|source| SettingsError::File { path: cache, source })
+}
+
 /// The worker's binary: the one that is named, or the one beside this program.
 pub fn worker(named: Option<&Path>) -> Result<PathBuf, SettingsError> {
     let beside = || {

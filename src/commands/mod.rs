@@ -10,12 +10,17 @@ use crate::{
     exit::Exit,
     leases::Markets,
     report,
-    run::{FolderError, Home},
+    run::{FolderError, GRACE, Home, RunFolder, stand},
     settings::{self, SettingsError},
 };
 use clap::CommandFactory;
 use providers::{Local, Marketplace};
-use std::{env, io, path::Path, sync::Arc};
+use std::{
+    env, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 /// Why a command could not do what it was to do.
 #[derive(Debug)]
@@ -63,6 +68,7 @@ pub async fn dispatch(cli: Cli) -> Exit {
             clap_complete::generate(shell, &mut command, "piecework", &mut io::stdout());
             Ok(Exit::Done)
         }
+        Command::Guard { folder, grace } => guard(folder, grace).await,
         Command::LocalInstance { folder } => {
             let served = providers::serve_local_instance(&folder).await;
             served.map(|()| Exit::Done).map_err(|error| CommandError::new(Exit::Failed, error))
@@ -74,14 +80,26 @@ pub async fn dispatch(cli: Cli) -> Exit {
     })
 }
 
+async fn guard(folder: PathBuf, grace: Option<u64>) -> Result<Exit, CommandError> {
+    // A run's folder lies in the folder of runs, and that one at home.
+    let markets = markets(&open_home(folder.ancestors().nth(2))?)?;
+    let grace = grace.map_or(GRACE, Duration::from_secs);
+    let stood = stand(&RunFolder::at(folder), &markets, grace).await;
+    stood.map(|()| Exit::Done).map_err(|error| CommandError::new(Exit::MayBeBilled, error))
+}
+
+fn program() -> Result<PathBuf, CommandError> {
+    env::current_exe().map_err(|error| CommandError::new(Exit::Failed, error))
+}
+
 fn open_home(named: Option<&Path>) -> Result<Home, CommandError> {
     Ok(Home::open(&settings::home(named)?)?)
 }
 
 /// Every marketplace that can be asked.
 fn markets(home: &Home) -> Result<Markets, CommandError> {
-    let own = env::current_exe().map_err(|error| CommandError::new(Exit::Failed, error))?;
-    let program = vec![own.into_os_string(), "local-instance".into()];
-    let local: Arc<dyn Marketplace> = Arc::new(Local::new(home.instances(), program));
+    let program = vec![program()?.into_os_string(), "local-instance".into()];
+    let local = Local::new(home.instances(), program).caching_in(settings::cache()?);
+    let local: Arc<dyn Marketplace> = Arc::new(local);
     Ok(Markets::new([local]))
 }

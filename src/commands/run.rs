@@ -1,6 +1,6 @@
 //! `provision-and-run`: rent, answer all prompts, give back.
 
-use super::{CommandError, markets, open_home};
+use super::{CommandError, markets, open_home, program};
 use crate::{
     catalog,
     cli::RunArgs,
@@ -33,6 +33,10 @@ pub(super) async fn run(args: RunArgs, home: Option<&Path>) -> Result<Exit, Comm
     let settings = Settings::new(&args)?;
     let worker = settings::worker(args.telling.worker.as_deref())?;
     let out = args.out.as_deref().map(|out| usable_out(out, args.force)).transpose()?;
+    if args.telling.json && out.as_deref() == Some(Path::new("-")) {
+        let error = "`--json` and `--out -` both want standard output";
+        return Err(CommandError::new(Exit::Usage, error).hint("give `--out` a file"));
+    }
     let home = open_home(home)?;
     let markets = markets(&home)?;
     let run = RunId::random(clock::now());
@@ -77,6 +81,7 @@ pub(super) async fn run(args: RunArgs, home: Option<&Path>) -> Result<Exit, Comm
         plan,
         owner: home.owner()?,
         markets,
+        program: program()?,
         worker,
         retry_failed: false,
         survey: Some(survey),
@@ -116,7 +121,7 @@ pub(super) async fn go(
         Err(error @ (RunError::Prompts(_) | RunError::Ledger(_))) => {
             Err(CommandError::new(Exit::Failed, error))
         }
-        Err(error @ (RunError::Results(_) | RunError::Files { .. })) => {
+        Err(error @ (RunError::Results(_) | RunError::Files { .. } | RunError::Guard { .. })) => {
             let error = CommandError::new(Exit::Failed, error);
             Err(error.hint(format!("then go on with `piecework resume {run}`")))
         }
@@ -261,5 +266,6 @@ pub(super) fn setting(
     worker: PathBuf,
 ) -> Result<Setting, CommandError> {
     let (owner, markets) = (home.owner()?, markets(home)?);
-    Ok(Setting { folder, plan, owner, markets, worker, retry_failed: false, survey: None })
+    let program = program()?;
+    Ok(Setting { folder, plan, owner, markets, program, worker, retry_failed: false, survey: None })
 }

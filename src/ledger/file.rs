@@ -18,10 +18,15 @@ use std::{
     fs::{File, OpenOptions, TryLockError},
     io::{self, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
+    thread::sleep,
+    time::{Duration, Instant},
 };
 
 /// The version of the lines.
 const VERSION: u32 = 1;
+
+/// How long a look at whether a ledger is in use may keep it from whoever wants to work with it.
+const A_LOOK: Duration = Duration::from_millis(200);
 
 /// One line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,10 +117,15 @@ impl LedgerFile {
         let failed = |source| FileError::Io { path: path.to_owned(), source };
         let file = OpenOptions::new().create(true).read(true).append(true).open(path);
         let mut file = file.map_err(failed)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(in_use(path)),
-            Err(TryLockError::Error(error)) => return Err(failed(error)),
+        let begin = Instant::now();
+        loop {
+            match file.try_lock() {
+                Ok(()) => break,
+                // Whoever looks whether it is in use has it for a moment.
+                Err(TryLockError::WouldBlock) if begin.elapsed() < A_LOOK => sleep(A_LOOK / 10),
+                Err(TryLockError::WouldBlock) => return Err(in_use(path)),
+                Err(TryLockError::Error(error)) => return Err(failed(error)),
+            }
         }
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(failed)?;
@@ -156,7 +166,9 @@ pub(super) fn read(path: &Path) -> Result<Option<Vec<Line>>, FileError> {
 
 /// Whether a program has the ledger at `path` in use. In doubt, it has not.
 pub(super) fn is_in_use(path: &Path) -> bool {
-    File::open(path).is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+    // Shared, so that two who look don't take each other for somebody who works with it.
+    let looked = File::open(path).map(|file| file.try_lock_shared());
+    matches!(looked, Ok(Err(TryLockError::WouldBlock)))
 }
 
 fn in_use(path: &Path) -> FileError {

@@ -12,7 +12,7 @@ use tokio::{
 };
 
 /// Room each way, in bytes.
-const ROOM: usize = 16 << 20;
+const ROOM: usize = 8 << 20;
 
 /// How much is passed on at a time, in bytes.
 const CHUNK: usize = 128 << 10;

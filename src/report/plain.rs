@@ -37,6 +37,7 @@ impl Reporter for Plain {
             | Event::Settling { .. }
             | Event::Released { .. }
             | Event::StillOwed { .. }
+            | Event::GuardReplaced
             | Event::Ordering
             | Event::Finished(_) => {
                 for line in lines(event) {
@@ -90,6 +91,7 @@ pub(super) fn lines(event: &Event) -> Vec<String> {
         Event::StillOwed { label, reason } => {
             vec![format!("{label} could not be given back yet, trying again: {reason}")]
         }
+        Event::GuardReplaced => vec!["the guard had died; another stands in its place".to_owned()],
         Event::Ordering => vec!["putting the completions in order".to_owned()],
         Event::Finished(summary) => summary::lines(summary),
         Event::Progress(_) | Event::Phase { .. } => Vec::new(),

@@ -81,7 +81,8 @@ impl Reporter for Bars {
             | Event::Reconnecting { .. }
             | Event::Stopping { .. }
             | Event::Released { .. }
-            | Event::StillOwed { .. } => self.say(event),
+            | Event::StillOwed { .. }
+            | Event::GuardReplaced => self.say(event),
         }
     }
 }

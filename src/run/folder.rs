@@ -4,6 +4,7 @@
 //! plan.json                 what was asked for
 //! ledger                    what is owed
 //! key, hosts                the run's SSH key, and its instances' host keys
+//! guard.lock, guard.log     the second process that watches over the run
 //! stdin.prompts             the prompts, where they came from standard input
 //! completions.partial.jsonl, errors.partial.jsonl     results as they come
 //! completions.jsonl, errors.jsonl                     results in order, once the run is over
@@ -211,10 +212,11 @@ impl Home {
             return Ok(RunFolder(as_path.to_owned()));
         }
         let mut all = self.all()?;
-        if text == "last"
-            && let Some((_, folder)) = all.pop()
-        {
-            return Ok(folder);
+        if text == "last" {
+            all.retain(|(_, folder)| folder.plan_path().exists());
+            let last = all.pop().map(|(_, folder)| folder);
+            return last
+                .ok_or_else(|| FolderError::NoRun { run: text.to_owned(), folder: self.runs() });
         }
         all.retain(|(run, _)| run.as_str() == text || run.as_str().ends_with(&format!("-{text}")));
         match all.len() {
@@ -237,6 +239,11 @@ impl Home {
 pub struct RunFolder(PathBuf);
 
 impl RunFolder {
+    /// The folder at this path.
+    pub fn at(path: PathBuf) -> Self {
+        Self(path)
+    }
+
     /// The folder itself.
     pub fn path(&self) -> &Path {
         &self.0
@@ -255,6 +262,16 @@ impl RunFolder {
     /// The host keys that it has seen.
     pub fn hosts(&self) -> PathBuf {
         self.0.join("hosts")
+    }
+
+    /// Held by the run's guard while it stands.
+    pub(super) fn guard_lock(&self) -> PathBuf {
+        self.0.join("guard.lock")
+    }
+
+    /// What the run's guard has to say.
+    pub(super) fn guard_log(&self) -> PathBuf {
+        self.0.join("guard.log")
     }
 
     /// Prompts that came from standard input.

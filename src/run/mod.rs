@@ -2,9 +2,10 @@
 //!
 //! [`run`] is the bracket: it releases what it rented on every path out. [`runner`] is what
 //! happens in between, [`state`] and [`stop`] say where it stands and how far it was told to stop,
-//! [`folder`] is what outlives it.
+//! [`folder`] is what outlives it, and [`guard`] the process that settles it should the program die.
 
 mod folder;
+mod guard;
 mod meter;
 mod runner;
 mod slot;
@@ -12,6 +13,7 @@ mod state;
 mod stop;
 
 pub use folder::{FolderError, Home, NewPlan, Plan, RunFolder};
+pub use guard::{GRACE, stand};
 pub use runner::Why;
 pub use state::{Facts, RunState};
 pub use stop::{Ladder, Stop};
@@ -30,6 +32,7 @@ use crate::{
     },
 };
 use futures_util::FutureExt;
+use guard::Guard;
 use providers::Label;
 use runner::{Runner, Tools, Worked};
 use std::{
@@ -52,6 +55,14 @@ pub enum RunError {
     /// The results can't be kept.
     #[error(transparent)]
     Results(#[from] ResultsError),
+    /// Nobody would give back what it rents, should it die.
+    #[error("the guard of the run in `{}` can't be started, and without it nothing is rented", folder.display())]
+    Guard {
+        /// The run's folder.
+        folder: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The run's own files can't be used.
     #[error("the run's files in `{}` can't be used", folder.display())]
     Files {
@@ -85,6 +96,8 @@ pub struct Setting {
     pub owner: Owner,
     /// Where it may rent.
     pub markets: Markets,
+    /// This program's binary, to start the guard with.
+    pub program: PathBuf,
     /// The worker's binary.
     pub worker: PathBuf,
     /// Whether prompts that failed in an earlier session are tried again.
@@ -105,12 +118,14 @@ pub async fn run(setting: Setting, events: Events, ladder: Ladder) -> Result<Out
         reopen(&files, &out)?;
     }
     let over = finished(&files).is_some();
+    // Before anything is rented, and also before what an earlier session rented is touched.
+    let guard = if over { None } else { Some(post_guard(&setting)?) };
     let mut leases = Leases::new(setting.markets.clone(), ledger, events.clone());
     let worked = if over {
         Ok(Worked::nothing(plan.prompts))
     } else {
         let stage =
-            Stage { setting: &setting, generation, events: &events, ladder: &ladder, begun };
+            Stage { setting: &setting, generation, guard, events: &events, ladder: &ladder, begun };
         // A panic must not skip what follows.
         let work = AssertUnwindSafe(work(stage, &mut leases)).catch_unwind().await;
         work.unwrap_or_else(|_| Ok(Worked::crashed()))
@@ -143,6 +158,8 @@ pub async fn run(setting: Setting, events: Events, ladder: Ladder) -> Result<Out
                 (summary.tokens_in, summary.tokens_out) = (ordered.tokens_in, ordered.tokens_out);
                 summary.completions = out_path(&setting);
                 summary.errors = (0 < ordered.failed).then(|| errors_path(&setting));
+                // A run that came to its end all the same was not stopped.
+                why = why.filter(|why| !matches!(why, Why::Stopped(_)));
             }
             Err(error) => why = Some(Why::Results(error)),
         }
@@ -152,17 +169,24 @@ pub async fn run(setting: Setting, events: Events, ladder: Ladder) -> Result<Out
     Ok(Outcome { summary, why, owed })
 }
 
+fn post_guard(setting: &Setting) -> Result<Guard, RunError> {
+    let folder = setting.folder.path().to_owned();
+    let posted = Guard::post(&setting.program, &setting.folder);
+    posted.map_err(|source| RunError::Guard { folder, source })
+}
+
 /// What a session's work needs beside leases.
 struct Stage<'a> {
     setting: &'a Setting,
     generation: u64,
+    guard: Option<Guard>,
     events: &'a Events,
     ladder: &'a Ladder,
     begun: Instant,
 }
 
 async fn work(stage: Stage<'_>, leases: &mut Leases) -> Result<Worked, RunError> {
-    let Stage { setting, generation, events, ladder, begun } = stage;
+    let Stage { setting, generation, guard, events, ladder, begun } = stage;
     let plan = &setting.plan;
     let Opened { survey, sink, resumed, key, pins } = open(setting).await?;
     let done = resumed.done();
@@ -175,7 +199,7 @@ async fn work(stage: Stage<'_>, leases: &mut Leases) -> Result<Worked, RunError>
         already: done.count(),
     });
     let (events, ladder) = (events.clone(), ladder.clone());
-    let tools = Tools { setting, generation, key, pins, events, ladder, begun };
+    let tools = Tools { setting, generation, guard, key, pins, events, ladder, begun };
     let reader = spawn_reader(&plan.input, &survey, done)?;
     Ok(Runner::new(tools, leases, sink, &resumed, reader).work().await)
 }

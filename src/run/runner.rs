@@ -5,6 +5,7 @@
 
 use super::{
     Setting,
+    guard::Guard,
     meter::Meter,
     slot::{Ack, Held, Slot, Stand, portion},
     state::{Facts, RunState},
@@ -38,14 +39,15 @@ use wire::{Completion, Outcome};
 /// How often progress is reported, and deadline and budget are looked at.
 const TICK: Duration = Duration::from_millis(500);
 
-/// Bytes of prompts that all workers together hold.
-const HELD_BYTES: usize = 32 << 20;
+/// Bytes of prompts that a worker holds, and that all together may hold at least: ten seconds of
+/// the fastest GPU there is, and enough for one worker alone to be kept busy without a model.
+const HELD_BYTES: (usize, usize) = (2 << 20, 16 << 20);
 
 /// Bytes of prompts that wait beside them.
 const AHEAD_BYTES: usize = 8 << 20;
 
 /// Messages from workers that wait to be handled.
-const INBOX: usize = 8;
+const INBOX: usize = 4;
 
 /// How long prompts that were begun are waited for after a stop.
 const DRAIN_LIMIT: Duration = Duration::from_mins(2);
@@ -133,6 +135,7 @@ impl Worked {
 pub(super) struct Tools<'a> {
     pub(super) setting: &'a Setting,
     pub(super) generation: u64,
+    pub(super) guard: Option<Guard>,
     pub(super) key: RunKey,
     pub(super) pins: Arc<Pins>,
     pub(super) events: Events,
@@ -255,7 +258,7 @@ impl<'a> Runner<'a> {
             if self.state == RunState::Settling {
                 return self.reason_to_end();
             }
-            let hungry = self.queue.bytes() < HELD_BYTES + AHEAD_BYTES && level == Stop::No;
+            let hungry = self.queue.bytes() < self.held_bytes() + AHEAD_BYTES && level == Stop::No;
             let ticket = self.slots.iter().filter_map(Slot::held).filter_map(next_ticket).min();
             let harder = self.tools.ladder.clone();
             tokio::select! {
@@ -668,6 +671,7 @@ impl<'a> Runner<'a> {
         if self.tools.ladder.level() != Stop::No {
             return;
         }
+        let all_bytes = self.held_bytes();
         let linked = |held: &&mut Held| held.conversation.is_some();
         let workers = self.slots.iter_mut().filter_map(Slot::held_mut).filter(linked).count();
         let counts = self.queue.counts();
@@ -675,7 +679,7 @@ impl<'a> Runner<'a> {
         for held in self.slots.iter_mut().filter_map(Slot::held_mut).filter(linked) {
             let load = self.queue.load(held.worker);
             let prompts = portion(held.window(), load, left, workers);
-            let bytes = HELD_BYTES / workers.max(1) / 4;
+            let bytes = all_bytes / workers.max(1) / 4;
             if 0 < prompts && self.queue.held_bytes(held.worker) < bytes * 3 {
                 let prompts = self.queue.take(held.worker, prompts, bytes);
                 if !prompts.is_empty() {
@@ -683,6 +687,11 @@ impl<'a> Runner<'a> {
                 }
             }
         }
+    }
+
+    /// Bytes of prompts that all workers together may hold.
+    fn held_bytes(&self) -> usize {
+        HELD_BYTES.1.max(self.slots.len() * HELD_BYTES.0)
     }
 
     fn facts(&self) -> Facts {
@@ -725,6 +734,7 @@ impl<'a> Runner<'a> {
 
     fn tick(&mut self) {
         self.progress();
+        self.see_to_the_guard();
         let plan = &self.tools.setting.plan;
         let spent = self.leases.books().cost(clock::now());
         let mut limit = |stop: Stop, reason: &str| {
@@ -744,6 +754,15 @@ impl<'a> Runner<'a> {
         }
         if self.draining_since.is_some_and(|since| DRAIN_LIMIT <= since.elapsed()) {
             limit(Stop::Kill, "stopped");
+        }
+    }
+
+    fn see_to_the_guard(&mut self) {
+        if let Some(guard) = &mut self.tools.guard
+            // One that can't be started now is tried again at the next tick.
+            && guard.ensure().is_ok_and(|stood| !stood)
+        {
+            self.tools.events.send(Event::GuardReplaced);
         }
     }
 

@@ -189,3 +189,37 @@ fn what_failed_can_be_tried_again_after_the_run() {
     assert_eq!(ids(&user.folder().join("out.jsonl")), numbered_ids(5));
     assert_eq!(json_lines(&user.folder().join("out.errors.jsonl")).len(), 1);
 }
+
+#[test]
+fn the_guard_gives_back_what_a_killed_run_has_rented() {
+    let user = User::new();
+    user.file("prompts.jsonl", numbered(PROMPTS));
+    let mut command = user.piecework(&RUN);
+    let mut program = command.env("PIECEWORK_GUARD_GRACE", "1").spawn().expect("it runs");
+    user.only_instance();
+    program.kill().expect("it can be killed");
+    program.wait().expect("it ends");
+    user.wait_until_nothing_is_left();
+    user.done(&["resume", "last"]);
+    assert_eq!(ids(&user.folder().join("out.jsonl")), numbered_ids(PROMPTS));
+}
+
+#[test]
+fn a_guard_that_dies_is_replaced() {
+    let user = User::new();
+    user.file("prompts.jsonl", numbered(PROMPTS));
+    let program = user.start(&RUN);
+    let run = eventually("a run", || {
+        let mut runs = std::fs::read_dir(user.folder().join("home/runs")).ok()?;
+        Some(runs.next()?.ok()?.path())
+    });
+    let guard = eventually("a guard", || pids_in(&run, "guard").into_iter().next());
+    user.only_instance();
+    signal(&guard, "9");
+    let output = program.wait_with_output().expect("it ends");
+    assert!(output.status.success(), "{}", conversation(&output));
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("the guard had died; another stands in its place"), "{told}");
+    assert_eq!(ids(&user.folder().join("out.jsonl")), numbered_ids(PROMPTS));
+    user.assert_nothing_left();
+}

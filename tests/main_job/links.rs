@@ -127,6 +127,7 @@ async fn run_cut_every(folder: &Path, prompts: usize, period: Option<Duration>) 
         plan: Plan::new(id, clock::now(), new),
         owner: Owner::random(),
         markets: Markets::new([market.clone() as Arc<dyn Marketplace>]),
+        program: program.into(),
         worker: Path::new(program).with_file_name("piecework-worker"),
         retry_failed: false,
         survey: Some(survey),

@@ -45,6 +45,7 @@ impl User {
             .current_dir(self.folder())
             .env_remove("PIECEWORK_MODEL")
             .env("PIECEWORK_HOME", self.folder().join("home"))
+            .env("PIECEWORK_CACHE", self.folder().join("cache"))
             .env("XDG_CONFIG_HOME", self.folder().join("config"))
             .env("RUST_BACKTRACE", "0")
             .stdin(Stdio::null());
@@ -88,10 +89,21 @@ impl User {
         })
     }
 
+    /// Waits until nothing is listed any more, though this user does nothing for it.
+    pub(crate) fn wait_until_nothing_is_left(&self) {
+        eventually("the end of it", || self.listed().is_empty().then_some(()));
+        self.assert_nothing_left();
+    }
+
+    /// The lines of `ps`.
+    fn listed(&self) -> Vec<String> {
+        let ps = self.done(&["ps", "--json"]).stdout;
+        String::from_utf8_lossy(&ps).lines().map(str::to_owned).collect()
+    }
+
     /// Checks that nothing is left: in the listing, and among this computer's processes.
     pub(crate) fn assert_nothing_left(&self) {
-        let ps = self.done(&["ps", "--json"]);
-        assert_eq!(String::from_utf8_lossy(&ps.stdout), "");
+        assert_eq!(self.listed(), Vec::<String>::new());
         let home = self.folder().join("home");
         let left = eventually_empty(|| processes_in(&home));
         assert_eq!(left, Vec::<String>::new());

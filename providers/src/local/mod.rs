@@ -57,7 +57,10 @@ const INHERITED: &[&str] = &[
     "no_proxy",
     "SSL_CERT_FILE",
     "SSL_CERT_DIR",
+    // What fetches models is of this computer, and so are its settings and its user's token.
     "HF_ENDPOINT",
+    "HF_HOME",
+    "HF_TOKEN",
     "RAYON_NUM_THREADS",
     "RUST_BACKTRACE",
     "LLVM_PROFILE_FILE",
@@ -69,6 +72,7 @@ const INHERITED: &[&str] = &[
 pub struct Local {
     folder: PathBuf,
     program: Vec<OsString>,
+    cache: Option<PathBuf>,
 }
 
 impl Local {
@@ -77,7 +81,13 @@ impl Local {
     /// An instance is `program` with the sub-folder as one more argument. It must call
     /// [`serve_local_instance`] with that.
     pub fn new(folder: PathBuf, program: Vec<OsString>) -> Self {
-        Self { folder, program }
+        Self { folder, program, cache: None }
+    }
+
+    /// The same, with instances that keep in `cache` what outlives them, such as models.
+    #[must_use]
+    pub fn caching_in(self, cache: PathBuf) -> Self {
+        Self { cache: Some(cache), ..self }
     }
 
     fn rent_blocking(&self, order: &Order) -> Result<Instance> {
@@ -117,6 +127,7 @@ impl Local {
             .current_dir(&path)
             .env_clear()
             .envs(env::vars_os().filter(|(name, _)| is_inherited(name)))
+            .envs(self.cache.as_ref().map(|cache| ("PIECEWORK_CACHE", cache)))
             .env(processes::STAMP, &id.0)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -226,7 +237,9 @@ fn check(order: &Order) -> io::Result<()> {
 }
 
 fn is_inherited(name: &OsStr) -> bool {
-    name.to_str().is_some_and(|name| INHERITED.contains(&name) || name.starts_with("LC_"))
+    name.to_str().is_some_and(|name| {
+        INHERITED.contains(&name) || name.starts_with("LC_") || name.starts_with("PIP_")
+    })
 }
 
 fn failed(operation: &'static str, kind: ErrorKind, source: io::Error) -> Error {

@@ -1,0 +1,147 @@
+//! The second process: it gives back what a run has rented when the run's program dies.
+//!
+//! The program starts it before it rents anything, and starts it again should it die. It knows no
+//! more than the run's folder: while somebody has the ledger in hand it waits, and once nobody has
+//! had it for a while, in which `resume` may take over, it takes the ledger up itself and settles.
+//! It ends when nothing is owed any more. Its keys come from where the program's come from.
+
+use super::RunFolder;
+use crate::{
+    event::Events,
+    leases::{Leases, Markets},
+    ledger::{self, Books, Ledger},
+};
+use std::{
+    ffi::OsStr,
+    fs::{File, OpenOptions, TryLockError},
+    io,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+use tokio::time::sleep;
+
+/// How long a dead run is left alone, so that it can be resumed.
+pub const GRACE: Duration = Duration::from_secs(30);
+
+/// How often it looks.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// How long a guard may take until it stands.
+const START_LIMIT: Duration = Duration::from_secs(20);
+
+/// A run's guard, as its program sees it.
+#[derive(Debug)]
+pub(super) struct Guard {
+    program: PathBuf,
+    folder: RunFolder,
+    child: Option<Child>,
+}
+
+impl Guard {
+    /// Sees to it that the run has a guard, and returns once it stands.
+    pub(super) fn post(program: &Path, folder: &RunFolder) -> io::Result<Self> {
+        let (program, folder) = (program.to_owned(), folder.clone());
+        let mut guard = Self { program, folder, child: None };
+        guard.ensure()?;
+        Ok(guard)
+    }
+
+    /// Whether there was one all along; if not, there is one now.
+    pub(super) fn ensure(&mut self) -> io::Result<bool> {
+        if stands(&self.folder) {
+            return Ok(true);
+        }
+        let log = OpenOptions::new().create(true).append(true).open(self.folder.guard_log())?;
+        let child = Command::new(&self.program)
+            .args([OsStr::new("guard"), self.folder.path().as_os_str()])
+            .current_dir(self.folder.path())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()?;
+        self.child = Some(child);
+        let begin = Instant::now();
+        while !stands(&self.folder) {
+            let ended =
+                self.child.as_mut().is_some_and(|child| !matches!(child.try_wait(), Ok(None)));
+            if ended || START_LIMIT < begin.elapsed() {
+                let why = format!("see `{}`", self.folder.guard_log().display());
+                return Err(io::Error::other(why));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(false)
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        // It outlives us; one that is over already is taken off the table of processes.
+        if let Some(child) = &mut self.child {
+            drop(child.try_wait());
+        }
+    }
+}
+
+/// Whether a guard stands over the run.
+fn stands(folder: &RunFolder) -> bool {
+    let looked = File::open(folder.guard_lock()).map(|file| file.try_lock_shared());
+    matches!(looked, Ok(Err(TryLockError::WouldBlock)))
+}
+
+/// Is the guard of the run in `folder`, until nothing is owed. There is never a second one.
+pub async fn stand(folder: &RunFolder, markets: &Markets, grace: Duration) -> io::Result<()> {
+    // A session of its own: the end of the terminal is the program's, not its.
+    let _ = rustix::process::setsid();
+    let Some(_lock) = lock(&folder.guard_lock())? else {
+        return Ok(());
+    };
+    loop {
+        sleep(LOOK_EVERY).await;
+        if ledger::is_in_use(&folder.ledger()) {
+            continue;
+        }
+        let owes = Books::read(&folder.ledger())
+            .map(|books| books.is_some_and(|books| books.owed().next().is_some()));
+        // A ledger that can't be read may owe anything; `cleanup` goes by the labels.
+        if !owes.map_err(io::Error::other)? {
+            return Ok(());
+        }
+        if is_left_alone(folder, grace).await
+            && let Ok(plan) = folder.plan()
+            // Somebody may have taken it up just now, and then it isn't ours to settle.
+            && let Ok(ledger) = Ledger::open(&folder.ledger(), &plan.run)
+        {
+            drop(Leases::new(markets.clone(), ledger, Events::unheard()).settle().await);
+        }
+    }
+}
+
+/// Whether nobody takes the run up for as long as `grace`.
+async fn is_left_alone(folder: &RunFolder, grace: Duration) -> bool {
+    let begin = Instant::now();
+    while begin.elapsed() < grace {
+        sleep(LOOK_EVERY.min(grace)).await;
+        if ledger::is_in_use(&folder.ledger()) {
+            return false;
+        }
+    }
+    true
+}
+
+fn lock(path: &Path) -> io::Result<Option<File>> {
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+    let begin = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(Some(file)),
+            // Whoever looks whether it stands has it for a moment.
+            Err(TryLockError::WouldBlock) if begin.elapsed() < LOOK_EVERY => {
+                std::thread::sleep(LOOK_EVERY / 50);
+            }
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
+}
