@@ -1,7 +1,7 @@
 //! What is typed. What it means is in [`settings`](crate::settings).
 
-use crate::exit::Exit;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use crate::{exit::Exit, model::Weights, plan::Rank};
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::ArgPredicate};
 use clap_complete::Shell;
 use std::{fmt::Write as _, path::PathBuf, sync::LazyLock};
 
@@ -67,6 +67,11 @@ pub enum Command {
 #[derive(Debug, Args)]
 pub struct RunArgs {
     /// The prompts: a file of JSON lines or of plain lines, or `-` for standard input.
+    #[arg(
+        required = false,
+        required_unless_present = "prompt_count",
+        default_value_if("prompt_count", ArgPredicate::IsPresent, "-")
+    )]
     pub prompts: PathBuf,
     /// The model: a known name, `owner/name` on a hub, or a path.
     #[arg(long, short, env = "PIECEWORK_MODEL", value_name = "MODEL")]
@@ -134,9 +139,39 @@ pub struct RunArgs {
     /// Shows what would be rented and what it may cost, and rents nothing.
     #[arg(long)]
     pub dry_run: bool,
+    /// What a plan is to be made with.
+    #[command(flatten)]
+    pub plan: PlanArgs,
     /// How a run is told.
     #[command(flatten)]
     pub telling: TellingArgs,
+}
+
+/// What a plan is made with.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Plans, with --dry-run")]
+pub struct PlanArgs {
+    /// What is best: the cheapest job, the cheapest hour, or the soonest end.
+    #[arg(long, value_enum, value_name = "WHAT", requires = "dry_run")]
+    pub rank: Option<Rank>,
+    /// How many prompts to plan for, without a file of them.
+    #[arg(long, value_name = "N", requires = "dry_run", conflicts_with = "prompts")]
+    pub prompt_count: Option<u64>,
+    /// Tokens of a prompt, on average. Estimated from the prompts, if it isn't given.
+    #[arg(long, value_name = "N", requires = "dry_run")]
+    pub input_tokens: Option<f64>,
+    /// Tokens of an answer, on average. The most that is allowed, if it isn't given.
+    #[arg(long, value_name = "N", requires = "dry_run")]
+    pub output_tokens: Option<f64>,
+    /// How the weights may be kept. May be given several times.
+    #[arg(long, value_enum, value_name = "BITS", requires = "dry_run")]
+    pub weights: Vec<Weights>,
+    /// Takes machines too that can be taken back.
+    #[arg(long, requires = "dry_run")]
+    pub interruptible: bool,
+    /// Lists the offers that can't do it, each with its reason.
+    #[arg(long, requires = "dry_run")]
+    pub explain: bool,
 }
 
 /// How a command tells what happens.

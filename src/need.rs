@@ -48,7 +48,7 @@ pub struct Fit {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unfit {
     /// It isn't large enough for the weights and one prompt.
-    #[error("{needed} of memory wanted on each GPU, {available} there")]
+    #[error("{needed} of memory wanted, {available} there")]
     TooSmall {
         /// Memory that each GPU would have to have, with the fewest bits that are allowed.
         needed: Mib,

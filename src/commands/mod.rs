@@ -1,6 +1,7 @@
 //! One verb a file: settings → core → exit code.
 
 mod cleanup;
+mod plan;
 mod ps;
 mod resume;
 mod run;
@@ -59,6 +60,7 @@ impl From<FolderError> for CommandError {
 pub async fn dispatch(cli: Cli) -> Exit {
     let home = cli.home.as_deref();
     let result = match cli.command {
+        Command::ProvisionAndRun(args) if args.dry_run => plan::plan(*args, home).await,
         Command::ProvisionAndRun(args) => run::run(*args, home).await,
         Command::Resume(args) => resume::resume(args, home).await,
         Command::Ps(args) => ps::ps(&args, home).await,

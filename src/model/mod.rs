@@ -11,11 +11,14 @@ pub use config::{Config, ConfigError, Quantization};
 pub use find::{ShapeError, shape_of};
 pub use gguf::{GgufError, read_header};
 
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// How the numbers of the weights are kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum, Serialize, Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Weights {
     /// 16 bits, as most models are published.

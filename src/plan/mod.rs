@@ -313,7 +313,7 @@ fn what_is_missing(rejected: &[Rejected]) -> String {
     }
     match (small, rejected) {
         (Some((needed, most)), _) => {
-            format!("{needed} of memory wanted on each GPU, {most} is the most there is")
+            format!("{needed} of memory wanted, {most} is the most there is")
         }
         (None, [first, ..]) => first.reason.to_string(),
         (None, []) => "the marketplaces have none at the moment".to_owned(),

@@ -2,6 +2,7 @@
 
 mod anchors;
 mod choice;
+mod command;
 mod market;
 mod printed;
 

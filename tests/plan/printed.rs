@@ -227,12 +227,12 @@ fn what_can_not_be_done_says_what_could() {
     let bf16 = &[Weights::Bf16][..];
     let goal = Goal::default();
     assert_snapshot!(told(planned(llama, bf16, &goal, small(), |_| ())), @"
-    no offer fits `Llama-3.3-70B-Instruct`: 148.0 GiB of memory wanted on each GPU, 95.5 GiB is the most there is
+    no offer fits `Llama-3.3-70B-Instruct`: 148.0 GiB of memory wanted, 95.5 GiB is the most there is
     hint: keep the weights in fewer bits with `--weights fp4`
     ");
     let cheap = |job: &mut Job<'_>| job.ceiling = Some(UsdPerHour(500_000));
     assert_snapshot!(told(planned(llama, &EXACT, &goal, small(), cheap)), @"
-    no offer fits `Llama-3.3-70B-Instruct`: 77.2 GiB of memory wanted on each GPU, 23.9 GiB is the most there is
+    no offer fits `Llama-3.3-70B-Instruct`: 77.2 GiB of memory wanted, 23.9 GiB is the most there is
     hint: raise `--max-price` to 0.89
     ");
     let mut spot = at_list_price("H200", 1);

@@ -1,0 +1,160 @@
+//! `provision-and-run --dry-run`: the plan and its price. Rents nothing, and leaves nothing.
+
+use super::{CommandError, markets, open_home};
+use crate::{
+    catalog,
+    choose::Job,
+    cli::RunArgs,
+    engines::Engine,
+    exit::Exit,
+    leases::describe,
+    model::{Weights, shape_of},
+    need::{Workload, need},
+    plan::{Goal, PlanError, make},
+    prompts::{self, Input, Survey},
+    report::{self, words},
+    settings::Settings,
+};
+use providers::{Mib, Need};
+use std::{fs::File, io, path::Path};
+use wire::EngineKind;
+
+/// Bytes of a request's body for a token of its prompt: English text, and some JSON around it.
+const BYTES_PER_TOKEN: f64 = 4.0;
+/// Tokens of an answer, where nothing says how many there may be.
+const ANSWER: f64 = 200.0;
+
+/// Plans.
+pub(super) async fn plan(args: RunArgs, home: Option<&Path>) -> Result<Exit, CommandError> {
+    let settings = Settings::new(&args)?;
+    let work = workload(&args, &settings)?;
+    let engine = match settings.job.engine {
+        EngineKind::Native => "native",
+        EngineKind::Echo { .. } => {
+            let prompts = words::plural(work.prompts, "prompt");
+            report::note(&format!("{prompts} for the echo engine, which has no model to plan for"));
+            return Ok(Exit::Done);
+        }
+    };
+    let shape = shape_of(&settings.job.model);
+    let shape = shape.map_err(|error| CommandError::new(Exit::Failed, error))?;
+    let allowed = match args.plan.weights.as_slice() {
+        [] => vec![Weights::Bf16, Weights::Fp8],
+        weights => weights.to_vec(),
+    };
+    let job = Job {
+        model: &settings.job.model.name,
+        shape: &shape,
+        work,
+        engine,
+        allowed: &allowed,
+        ceiling: settings.ceiling,
+        interruptible: args.plan.interruptible,
+        measured: &[],
+    };
+    let goal = Goal {
+        rank: args.plan.rank.unwrap_or_default(),
+        deadline: settings.deadline.map(|deadline| deadline.as_secs_f64()),
+        budget: settings.budget,
+        machines: args.machines,
+    };
+    let markets = markets(&open_home(home)?)?;
+    let catalog = catalog::ask(&markets, &least(&job)).await;
+    for error in &catalog.failed {
+        report::note(&format!("warning: {}", describe(error)));
+    }
+    let mut listed = catalog.listed;
+    listed.retain(|listed| args.provider.as_ref().is_none_or(|named| *named == listed.market));
+    let plans = make(&job, &goal, listed, &[]).map_err(refusal)?;
+    if args.telling.json {
+        report::out(&plans.to_json().to_string());
+        return Ok(Exit::Done);
+    }
+    report::out(plans.to_string().trim_end());
+    if args.plan.explain {
+        report::out(plans.explain().trim_end());
+    }
+    Ok(Exit::Done)
+}
+
+/// What to ask marketplaces for.
+fn least(job: &Job<'_>) -> Need {
+    let ceiling = job.ceiling;
+    let on_gpu = Engine::named(job.engine, false)
+        .map(|engine| need(job.shape, engine, job.allowed, &job.work, job.interruptible))
+        .unwrap_or_default();
+    // A machine without a GPU may do as well.
+    let vram = if Engine::named(job.engine, true).is_some() { Mib(0) } else { on_gpu.vram };
+    Need { vram, ceiling, ..on_gpu }
+}
+
+fn refusal(error: PlanError) -> CommandError {
+    let exit = match &error {
+        PlanError::NoOffer { .. } | PlanError::TooFew { .. } => Exit::NoOffer,
+        PlanError::TooLate { .. } | PlanError::TooDear { .. } => Exit::Refused,
+    };
+    let hint = error.hint();
+    let refused = CommandError::new(exit, error);
+    match hint {
+        Some(hint) => refused.hint(hint),
+        None => refused,
+    }
+}
+
+/// How many prompts there are, and how long they are: as it was typed, or else as the prompts
+/// themselves say.
+fn workload(args: &RunArgs, settings: &Settings) -> Result<Workload, CommandError> {
+    let (input, output) = (args.plan.input_tokens, args.plan.output_tokens);
+    if let Some(prompts) = args.plan.prompt_count {
+        let (input, output) = (input.unwrap_or(1_000.0), output.unwrap_or(ANSWER));
+        return Ok(Workload { prompts, input, output });
+    }
+    let survey = look(args, settings).map_err(|error| CommandError::new(Exit::Failed, error))?;
+    let limit = default_limit(&settings.job.defaults);
+    let (estimated_input, estimated_output) = lengths(&survey, limit);
+    if input.is_none() || output.is_none() {
+        report::note(
+            "lengths are estimated: 4 bytes for a token in, and the most that is allowed out; \
+             `--input-tokens` and `--output-tokens` say better",
+        );
+    }
+    Ok(Workload {
+        prompts: survey.prompts - survey.bad,
+        input: input.unwrap_or(estimated_input),
+        output: output.unwrap_or(estimated_output),
+    })
+}
+
+fn look(
+    args: &RunArgs,
+    settings: &Settings,
+) -> Result<Survey, Box<dyn std::error::Error + Send + Sync>> {
+    let options = settings.prompts.clone();
+    if !prompts::must_be_spooled(&args.prompts) {
+        return Ok(prompts::survey(&Input { path: args.prompts.clone(), options }, |_| {})?);
+    }
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("prompts");
+    if args.prompts == Path::new("-") {
+        prompts::spool(io::stdin().lock(), &path)?;
+    } else {
+        prompts::spool(File::open(&args.prompts)?, &path)?;
+    }
+    Ok(prompts::survey(&Input { path, options }, |_| {})?)
+}
+
+/// The most tokens of an answer, where a prompt doesn't say.
+fn default_limit(defaults: &str) -> Option<u32> {
+    let defaults: serde_json::Value = serde_json::from_str(defaults).ok()?;
+    u32::try_from(defaults.get("max_tokens")?.as_u64()?).ok()
+}
+
+/// Tokens of a prompt and of an answer, on average.
+fn lengths(survey: &Survey, limit: Option<u32>) -> (f64, f64) {
+    let count = (survey.prompts - survey.bad).max(1) as f64;
+    let input = survey.body_bytes as f64 / count / BYTES_PER_TOKEN;
+    let most = |sample: &prompts::Sample| sample.max_tokens.or(limit).map_or(ANSWER, f64::from);
+    let samples = survey.samples.len().max(1) as f64;
+    let output = survey.samples.iter().map(most).sum::<f64>() / samples;
+    (input.max(1.0), if survey.samples.is_empty() { ANSWER } else { output })
+}

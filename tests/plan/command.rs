@@ -1,0 +1,116 @@
+//! `--dry-run` as it is typed: what it prints, how it ends, and that it leaves nothing.
+
+use std::{
+    fs,
+    io::Write as _,
+    process::{Command, Output, Stdio},
+};
+use tempfile::TempDir;
+
+/// A user with nothing but a folder.
+struct User(TempDir);
+
+impl User {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn types(&self, arguments: &str, input: &str) -> Output {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_piecework"))
+            .args(arguments.split_whitespace())
+            .current_dir(self.0.path())
+            .env_clear()
+            .env("HOME", self.0.path())
+            .env("PIECEWORK_HOME", self.0.path().join("home"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // Who doesn't read it has gone, which the exit code tells.
+        drop(child.stdin.take().unwrap().write_all(input.as_bytes()));
+        child.wait_with_output().unwrap()
+    }
+
+    fn runs(&self) -> usize {
+        fs::read_dir(self.0.path().join("home/runs")).map_or(0, Iterator::count)
+    }
+}
+
+fn said(output: &Output) -> (Option<i32>, String, String) {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn a_plan_can_be_made_without_prompts() {
+    let user = User::new();
+    let job = "run --dry-run --prompt-count 4000000 --input-tokens 1000 --output-tokens 200";
+    let (code, out, told) = said(&user.types(job, ""));
+    assert_eq!((code, told.as_str()), (Some(0), ""), "{out}");
+    let first = "SmolLM2-135M-Instruct on native: 4,000,000 prompts of 1,000 + 200 tokens, \
+                 4.8 billion tokens in all";
+    assert_eq!(out.lines().next(), Some(first));
+    assert!(out.contains("no GPU at $0.00/h") && out.contains("local"), "{out}");
+    assert!(out.lines().all(|line| line.chars().count() <= 100), "{out}");
+    let (code, out, _) = said(&user.types(&format!("{job} --json"), ""));
+    let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, &json["plans"][0]["machines"][0]["market"]), (Some(0), &"local".into()));
+    assert_eq!(user.runs(), 0);
+}
+
+#[test]
+fn prompts_are_counted_and_their_lengths_are_estimated() {
+    let user = User::new();
+    let line = |words: usize| format!("{{\"prompt\": \"{}\"}}\n", "word ".repeat(words));
+    let prompts = line(100) + &line(300);
+    fs::write(user.0.path().join("prompts.jsonl"), &prompts).unwrap();
+    for command in
+        ["run prompts.jsonl --dry-run --max-tokens 64", "run - --dry-run --max-tokens 64"]
+    {
+        let (code, out, told) = said(&user.types(command, &prompts));
+        assert_eq!(code, Some(0), "{told}");
+        assert!(told.contains("lengths are estimated"), "{told}");
+        let first = out.lines().next().unwrap();
+        assert!(first.contains("2 prompts of 25") && first.contains("+ 64 tokens"), "{first}");
+    }
+    assert_eq!(user.runs(), 0);
+}
+
+#[test]
+fn what_can_not_be_done_has_its_own_exit_code_and_says_what_could() {
+    let user = User::new();
+    for (command, expected, reason, hint) in [
+        (
+            "run --dry-run --prompt-count 4000000 --deadline 1m",
+            4,
+            "no plan ends within 1 min",
+            "--deadline",
+        ),
+        (
+            "run --dry-run --prompt-count 5 --machines 2",
+            3,
+            "there are not 2 machines",
+            "--machines 1",
+        ),
+        (
+            "run --dry-run --prompt-count 5 --input-tokens 9000",
+            3,
+            "prompt and answer have 9200 tokens",
+            "",
+        ),
+        (
+            "run --dry-run --prompt-count 5 --model acme/new",
+            1,
+            "the size of `acme/new` is not known",
+            "",
+        ),
+        ("run --dry-run --prompt-count 5 --provider nowhere", 3, "the marketplaces have none", ""),
+        ("run --rank time prompts.jsonl", 2, "--dry-run", ""),
+        ("run --dry-run", 2, "PROMPTS", ""),
+    ] {
+        let (code, out, told) = said(&user.types(command, ""));
+        assert_eq!((code, out.as_str()), (Some(expected), ""), "{command}: {told}");
+        assert!(told.contains(reason) && told.contains(hint), "{command}: {told}");
+    }
+}
