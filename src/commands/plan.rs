@@ -28,6 +28,7 @@ const ANSWER: f64 = 200.0;
 pub(super) async fn plan(args: RunArgs, home: Option<&Path>) -> Result<Exit, CommandError> {
     let settings = Settings::new(&args)?;
     let work = workload(&args, &settings)?;
+    let markets = markets(&open_home(home)?)?;
     let engine = match settings.job.engine {
         EngineKind::Native => "native",
         EngineKind::Echo { .. } => {
@@ -58,7 +59,6 @@ pub(super) async fn plan(args: RunArgs, home: Option<&Path>) -> Result<Exit, Com
         budget: settings.budget,
         machines: args.machines,
     };
-    let markets = markets(&open_home(home)?)?;
     let catalog = catalog::ask(&markets, &least(&job)).await;
     for error in &catalog.failed {
         report::note(&format!("warning: {}", describe(error)));
@@ -110,6 +110,9 @@ fn workload(args: &RunArgs, settings: &Settings) -> Result<Workload, CommandErro
         return Ok(Workload { prompts, input, output });
     }
     let survey = look(args, settings).map_err(|error| CommandError::new(Exit::Failed, error))?;
+    if 0 < survey.bad {
+        report::note(&format!("warning: {} left out", words::plural(survey.bad, "bad line")));
+    }
     let limit = default_limit(&settings.job.defaults);
     let (estimated_input, estimated_output) = lengths(&survey, limit);
     if input.is_none() || output.is_none() {

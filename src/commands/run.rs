@@ -53,10 +53,6 @@ pub(super) async fn run(args: RunArgs, home: Option<&Path>) -> Result<Exit, Comm
     let what = describe(&offer);
     let worst = worst(&settings, &offer);
     report_plan(&settings, &survey, &what, &offer, worst);
-    if args.dry_run {
-        folder.discard();
-        return Ok(Exit::Done);
-    }
     if worst != Usd(0) && !args.telling.yes && !report::ask("go on?") {
         folder.discard();
         let refused = CommandError::new(Exit::Refused, "nothing was rented");
