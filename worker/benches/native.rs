@@ -7,7 +7,7 @@
 
 use candle_core::{
     DType, Device, Module, Tensor,
-    quantized::{GgmlDType, QMatMul, QTensor},
+    quantized::{GgmlDType, QMatMul, QTensor, gguf_file::Content},
 };
 use std::{
     hint::black_box,
@@ -26,7 +26,7 @@ const PROMPT_TOKENS: u32 = 200;
 const ANSWER_TOKENS: u32 = 64;
 
 fn main() {
-    // Cargo passes flags of its own, and runs every bench under `cargo test --benches`.
+    // Cargo passes flags of its own.
     let argument = std::env::args().skip(1).find(|argument| !argument.starts_with("--"));
     let variable = || std::env::var("PIECEWORK_BENCH_MODEL").ok();
     let Some(model) = argument.or_else(variable).map(PathBuf::from) else {
@@ -35,39 +35,74 @@ fn main() {
     };
     let prompts = std::env::var("PIECEWORK_BENCH_PROMPTS").ok().and_then(|text| text.parse().ok());
     let prompts: u32 = prompts.unwrap_or(256);
-    products();
+    let best = products();
+    println!();
     for precision in [Precision::F32, Precision::F16] {
         load(&model, precision);
     }
     println!(
-        "\n{:>9} {:>6} {:>8} {:>10} {:>10} {:>11}",
-        "precision", "batch", "prompts", "seconds", "out tok/s", "in+out tok/s"
+        "\n{:>9} {:>6} {:>8} {:>9} {:>9} {:>10} {:>12} {:>14}",
+        "precision",
+        "batch",
+        "prompts",
+        "seconds",
+        "cpu-s",
+        "out tok/s",
+        "in+out tok/s",
+        "in+out tok/cpu"
     );
     for precision in [Precision::F32, Precision::F16] {
         for batch in [1, 8, 32, 64] {
             // Few prompts tell as much where they come one by one.
             let prompts = if batch == 1 { prompts.div_ceil(16) } else { prompts };
-            let (seconds, tokens_in, tokens_out) =
-                run(&model, precision, batch, prompts, ANSWER_TOKENS);
+            let ran = run(&model, precision, batch, prompts, ANSWER_TOKENS);
             println!(
-                "{:>9} {batch:>6} {prompts:>8} {seconds:>10.2} {:>10.1} {:>11.1}",
+                "{:>9} {batch:>6} {prompts:>8} {:>9.2} {:>9.2} {:>10.1} {:>12.1} {:>14.1}",
                 format!("{precision:?}"),
-                f64::from(tokens_out) / seconds,
-                f64::from(tokens_in + tokens_out) / seconds,
+                ran.seconds,
+                ran.processor,
+                ran.tokens_out / ran.seconds,
+                (ran.tokens_in + ran.tokens_out) / ran.seconds,
+                (ran.tokens_in + ran.tokens_out) / ran.processor,
             );
         }
-        let (seconds, tokens_in, _) = run(&model, precision, 64, prompts.div_ceil(2), 1);
+        let ran = run(&model, precision, 64, prompts.div_ceil(2), 1);
         println!(
-            "{:>9} prefill alone: {:.1} tok/s",
+            "{:>9} prefill alone: {:.1} tok/s, {:.1} tok/cpu-s",
             format!("{precision:?}"),
-            f64::from(tokens_in) / seconds
+            ran.tokens_in / ran.seconds,
+            ran.tokens_in / ran.processor
         );
+        if let Some(weights) = weights_per_token(&model) {
+            let rate = 2.0 * weights * ran.tokens_in / ran.processor / 1e9;
+            let share = 100.0 * rate / best;
+            println!("{:>9} {rate:.1} GFLOP/cpu-s, {share:.0} % of candle's best product", "");
+        }
     }
 }
 
-/// The rates of candle's products of 32-bit floats and of quantised weights, in 10⁹ operations a second.
-fn products() {
-    println!("{:>22} {:>9} {:>9} {:>9}", "rows × 576 × 3072", "f32", "Q8_0", "Q4_1");
+/// Weights that each token of a prompt goes through: all but the vocabulary's. Known for GGUF files.
+fn weights_per_token(model: &Path) -> Option<f64> {
+    let content = Content::read(&mut std::fs::File::open(model).ok()?).ok()?;
+    let blocks = content.tensor_infos.iter().filter(|(name, _)| name.starts_with("blk."));
+    Some(blocks.map(|(_, info)| info.shape.elem_count() as f64).sum())
+}
+
+/// Seconds of processors that this program has used.
+fn processor_seconds() -> f64 {
+    let text = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let (_, fields) = text.rsplit_once(')').unwrap();
+    let ticks: Vec<f64> =
+        fields.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse().unwrap()).collect();
+    // Linux tells them in hundredths, whatever the kernel's own clock.
+    (ticks[0] + ticks[1]) / 100.0
+}
+
+/// Shows the rates of candle's products of 32-bit floats and of quantised weights, in 10⁹ operations
+/// a second of processor, and returns the best.
+fn products() -> f64 {
+    let mut best: f64 = 0.0;
+    println!("{:>22} {:>9} {:>9} {:>9}  GFLOP/cpu-s", "rows × 576 × 3072", "f32", "Q8_0", "Q4_1");
     let weights = Tensor::randn(0_f32, 1.0, (3072, 576), &Device::Cpu).unwrap();
     let plain = weights.t().unwrap().contiguous().unwrap();
     let quantised =
@@ -82,17 +117,19 @@ fn products() {
             .each_ref()
             .map(|weights| rate(operations, || drop(black_box(weights.forward(&input).unwrap()))));
         println!("{rows:>22} {f32s:>9.1} {q8:>9.1} {q4:>9.1}");
+        best = best.max(f32s);
     }
+    best
 }
 
 fn rate(operations: f64, work: impl Fn()) -> f64 {
     work();
-    let (start, mut count) = (Instant::now(), 0.0);
-    while start.elapsed().as_millis() < 300 {
+    let (start, before, mut count) = (Instant::now(), processor_seconds(), 0.0);
+    while start.elapsed().as_millis() < 1000 {
         work();
         count += 1.0;
     }
-    operations * count / start.elapsed().as_secs_f64() / 1e9
+    operations * count / (processor_seconds() - before) / 1e9
 }
 
 fn job(precision: Precision, batch: u32) -> Job {
@@ -118,14 +155,16 @@ fn load(model: &Path, precision: Precision) {
     );
 }
 
-/// Answers prompts and returns the seconds it took and the tokens in and out.
-fn run(
-    model: &Path,
-    precision: Precision,
-    batch: u32,
-    prompts: u32,
-    answer: u32,
-) -> (f64, u32, u32) {
+/// What a run took.
+struct Ran {
+    seconds: f64,
+    processor: f64,
+    tokens_in: f64,
+    tokens_out: f64,
+}
+
+/// Answers prompts.
+fn run(model: &Path, precision: Precision, batch: u32, prompts: u32, answer: u32) -> Ran {
     let engine = native::load(model, &job(precision, batch), &mut |_, _| {}).unwrap();
     let (sender, receiver) = channel(prompts as usize);
     for index in 0..prompts {
@@ -138,9 +177,9 @@ fn run(
     }
     drop(sender);
     let (outlet, mut completions) = unbounded_channel();
-    let start = Instant::now();
+    let (start, before) = (Instant::now(), processor_seconds());
     engine.run(Prompts::new(receiver), Outlet::new(outlet, Arc::default())).unwrap();
-    let seconds = start.elapsed().as_secs_f64();
+    let (seconds, processor) = (start.elapsed().as_secs_f64(), processor_seconds() - before);
     let (mut all_in, mut all_out) = (0, 0);
     while let Ok(completion) = completions.try_recv() {
         match completion.outcome {
@@ -151,5 +190,5 @@ fn run(
             Outcome::Failed { reason, .. } => panic!("{reason}"),
         }
     }
-    (seconds, all_in, all_out)
+    Ran { seconds, processor, tokens_in: all_in.into(), tokens_out: all_out.into() }
 }

@@ -11,6 +11,7 @@ use super::{
     simd::{exp, vectorized},
 };
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Positions of a block.
 pub(super) const BLOCK: usize = PANEL;
@@ -205,7 +206,7 @@ impl Scratch {
         for (row, position) in positions.iter().enumerate() {
             let offset = blocks.start * BLOCK;
             let valid = start_of(*position).saturating_sub(offset)..position + 1 - offset;
-            self.sums.push(vectorized(|| softmax(&mut self.scores, width, row, valid)));
+            self.sums.push(vectorized(softmax, (self.scores.as_mut_slice(), width, row, valid)));
         }
         let panels = shape.head_dim.div_ceil(PANEL);
         self.out.clear();
@@ -241,12 +242,7 @@ impl Scratch {
 ///
 /// The sum goes by position, so blocks of nothing before or after don't change it.
 #[inline(always)]
-fn softmax(
-    scores: &mut [[f32; BLOCK]],
-    width: usize,
-    row: usize,
-    valid: std::ops::Range<usize>,
-) -> f32 {
+fn softmax((scores, width, row, valid): (&mut [[f32; BLOCK]], usize, usize, Range<usize>)) -> f32 {
     let mut largest = [f32::NEG_INFINITY; BLOCK];
     for (block, scores) in scores[row..].iter_mut().step_by(width).enumerate() {
         for (slot, score) in scores.iter_mut().enumerate() {

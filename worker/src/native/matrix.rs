@@ -100,6 +100,7 @@ pub(super) struct Panels {
 
 impl Panels {
     /// A row's floats in one panel.
+    #[inline]
     pub(super) fn piece(&self, row: usize, panel: usize) -> &[f32; PANEL] {
         &self.data[panel * self.rows + row]
     }

@@ -171,7 +171,7 @@ impl Model {
         }
         work.tiles.fill(batch.wanted.len(), hidden, |row, out| {
             let values = &work.last[row * hidden..(row + 1) * hidden];
-            vectorized(|| normalise(values, &self.norm, self.config.epsilon, out));
+            vectorized(normalise, (values, self.norm.as_slice(), self.config.epsilon, out));
         });
         self.output.as_ref().unwrap_or(&self.embedding).multiply(&work.tiles, logits);
     }
@@ -232,7 +232,8 @@ impl Layer {
         let Workspace { residual, angles, queries, attended, tiles, product, .. } = work;
         let (hidden, epsilon) = (config.hidden, config.epsilon);
         tiles.fill_from(residual, hidden, hidden, |_, values, out| {
-            vectorized(|| normalise(values, &self.attention_norm, epsilon, out));
+            let values = &*values;
+            vectorized(normalise, (values, self.attention_norm.as_slice(), epsilon, out));
         });
         self.qkv.multiply(tiles, product);
         self.split(config, batch, product, angles, heads, queries);
@@ -244,15 +245,13 @@ impl Layer {
         });
         self.output.multiply(tiles, product);
         tiles.fill_from(residual, hidden, hidden, |row, values, out| {
-            vectorized(|| {
-                product.add_to(row, values);
-                add(values, self.output_bias.as_deref());
-                normalise(values, &self.mlp_norm, epsilon, out);
-            });
+            product.add_to(row, values);
+            add(values, self.output_bias.as_deref());
+            vectorized(normalise, (&*values, self.mlp_norm.as_slice(), epsilon, out));
         });
         self.gate_up.multiply(tiles, product);
         tiles.fill(batch.tokens.len(), config.intermediate, |row, out| {
-            vectorized(|| swiglu(product, row, out));
+            vectorized(swiglu, (product, row, out));
         });
         self.down.multiply(tiles, product);
         residual.par_chunks_mut(hidden).enumerate().for_each(|(row, values)| {
@@ -271,22 +270,17 @@ impl Layer {
         queries: &mut Vec<f32>,
     ) {
         let (width, dim) = (config.query_width(), config.head_dim);
-        let bias = |start: usize| self.qkv_bias.as_ref().map(|bias| &bias[start..start + dim]);
+        let bias = |start: usize, count: usize| {
+            self.qkv_bias.as_ref().map(|bias| &bias[start..start + count])
+        };
         let scale = 1.0 / (dim as f32).sqrt();
         queries.resize(batch.tokens.len() * width, 0.0);
+        let (query_norm, key_norm) = (self.query_norm.as_deref(), self.key_norm.as_deref());
         queries.par_chunks_mut(width).zip(angles.par_chunks(dim)).enumerate().for_each(
             |(row, (out, turn))| {
                 product.copy(row, 0..width, out);
-                vectorized(|| {
-                    for (head, out) in out.chunks_mut(dim).enumerate() {
-                        add(out, bias(head * dim));
-                        normalise_head(out, self.query_norm.as_deref(), config.epsilon);
-                        rotate(out, turn);
-                        for value in out {
-                            *value *= scale;
-                        }
-                    }
-                });
+                add(out, bias(0, width));
+                vectorized(turn_heads, (out, query_norm, config.epsilon, turn, scale));
             },
         );
         heads.par_iter_mut().enumerate().for_each(|(index, head)| {
@@ -299,12 +293,12 @@ impl Layer {
                     let turn = &angles[row * dim..(row + 1) * dim];
                     product.copy(row, key_at..key_at + dim, &mut key);
                     product.copy(row, value_at..value_at + dim, &mut value);
-                    vectorized(|| {
-                        add(&mut key, bias(key_at));
-                        normalise_head(&mut key, self.key_norm.as_deref(), config.epsilon);
-                        rotate(&mut key, turn);
-                        add(&mut value, bias(value_at));
-                    });
+                    add(&mut key, bias(key_at, dim));
+                    add(&mut value, bias(value_at, dim));
+                    vectorized(
+                        turn_heads,
+                        (key.as_mut_slice(), key_norm, config.epsilon, turn, 1.0),
+                    );
                     let position = span.position + token;
                     head.store(span.blocks[position / BLOCK], position % BLOCK, &key, &value);
                 }
@@ -313,25 +307,34 @@ impl Layer {
     }
 }
 
+/// Normalises heads where there are weights for it, turns them by their position, and scales them.
+#[inline(always)]
+fn turn_heads(
+    (heads, weights, epsilon, turn, scale): (&mut [f32], Option<&[f32]>, f32, &[f32], f32),
+) {
+    for head in heads.chunks_mut(turn.len()) {
+        if let Some(weights) = weights {
+            let norm = 1.0 / (sum_of_squares(head) / head.len() as f32 + epsilon).sqrt();
+            for (value, weight) in head.iter_mut().zip(weights) {
+                *value *= norm * weight;
+            }
+        }
+        rotate(head, turn);
+        for value in head {
+            *value *= scale;
+        }
+    }
+}
+
 /// RMS normalisation with weights.
 #[inline(always)]
-fn normalise(values: &[f32], weights: &[f32], epsilon: f32, out: &mut [f32]) {
+fn normalise((values, weights, epsilon, out): (&[f32], &[f32], f32, &mut [f32])) {
     let scale = 1.0 / (sum_of_squares(values) / values.len() as f32 + epsilon).sqrt();
     for ((out, value), weight) in out.iter_mut().zip(values).zip(weights) {
         *out = value * scale * weight;
     }
 }
 
-#[inline(always)]
-fn normalise_head(head: &mut [f32], weights: Option<&[f32]>, epsilon: f32) {
-    let Some(weights) = weights else { return };
-    let scale = 1.0 / (sum_of_squares(head) / head.len() as f32 + epsilon).sqrt();
-    for (value, weight) in head.iter_mut().zip(weights) {
-        *value *= scale * weight;
-    }
-}
-
-#[inline(always)]
 fn add(values: &mut [f32], bias: Option<&[f32]>) {
     for (value, bias) in values.iter_mut().zip(bias.unwrap_or_default()) {
         *value += bias;
@@ -340,7 +343,7 @@ fn add(values: &mut [f32], bias: Option<&[f32]>) {
 
 /// Gates a row: the even panels, through the sigmoid linear unit, times the odd ones.
 #[inline(always)]
-fn swiglu(product: &Panels, row: usize, out: &mut [f32]) {
+fn swiglu((product, row, out): (&Panels, usize, &mut [f32])) {
     for (pair, out) in out.chunks_mut(PANEL).enumerate() {
         let (gate, up) = (product.piece(row, 2 * pair), product.piece(row, 2 * pair + 1));
         let mut gated = [0.0; PANEL];

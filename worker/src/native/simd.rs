@@ -1,21 +1,38 @@
 //! Loops compiled for the processor that runs them.
 //!
-//! The default x86-64 target has neither FMA nor wide registers. [`vectorized`] runs a closure with
+//! The default x86-64 target has neither FMA nor wide registers. [`vectorized`] runs a function with
 //! whatever the processor has; inside it plain loops over arrays become vector instructions.
 //! Every sum here has a fixed order, so a result depends on its inputs only: not on the
 //! processor, and not on what is computed beside it.
 
 #![expect(clippy::inline_always, reason = "only inlined is a loop compiled for the processor")]
 
-use pulp::Arch;
+use pulp::{Arch, Simd, WithSimd};
 
 /// Floats that a loop handles at once, and the width of every fixed-order sum.
 const LANES: usize = 16;
 
-/// Runs `work` with the widest instructions that the processor has.
-#[inline]
-pub(super) fn vectorized<R>(work: impl FnOnce() -> R) -> R {
-    Arch::new().dispatch(work)
+/// Runs `work` on `arguments` with the widest instructions that the processor has.
+///
+/// `work` must be a function marked `#[inline(always)]`, and all that it calls must be. What isn't
+/// inlined is compiled for the default target, where a fused multiply-add is a call to a library; so
+/// it can't be a closure, which can't be marked.
+pub(super) fn vectorized<A, R>(work: impl FnOnce(A) -> R, arguments: A) -> R {
+    Arch::new().dispatch(Call { work, arguments })
+}
+
+struct Call<F, A> {
+    work: F,
+    arguments: A,
+}
+
+impl<A, R, F: FnOnce(A) -> R> WithSimd for Call<F, A> {
+    type Output = R;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> R {
+        (self.work)(self.arguments)
+    }
 }
 
 /// e to the power of `x`, to within 2 units in the last place; 0 below -87, where it would be
@@ -82,7 +99,7 @@ mod tests {
     #[test]
     fn a_sum_is_the_same_in_and_out_of_wide_registers() {
         let values: Vec<f32> = (0..1003_u16).map(|i| f32::from(i).sin()).collect();
-        let wide = vectorized(|| sum_of_squares(&values));
+        let wide = vectorized(sum_of_squares, values.as_slice());
         assert_eq!(wide.to_bits(), sum_of_squares(&values).to_bits());
         assert!((wide - values.iter().map(|v| v * v).sum::<f32>()).abs() < 1e-3);
     }
