@@ -1,7 +1,7 @@
 //! A model's config.json → its shape.
 //!
 //! The formulas are those of the models' own code: what is multiplied, layer by layer. They give
-//! the published parameter counts to the last digit (`tests` in [`crate::catalogue`]).
+//! the published parameter counts to the last digit (`tests/plan/sizes.rs`).
 
 use super::{Cache, Shape, Weights};
 use serde::Deserialize;

@@ -5,6 +5,7 @@ mod choice;
 mod command;
 mod market;
 mod printed;
+mod sizes;
 
 use piecework::{catalogue::entries, gpus::Gpu, model::Shape};
 use providers::{Gpus, Mib};

@@ -66,7 +66,7 @@ fn the_articles_job_with_8b() {
     hosted: $120 for an 8B model of Novita (2026-11-05; which model is not certain)
     hosted: $125 for Mistral 7B v0.3 of DeepInfra, in batch mode (2026-11-05)
     hosted: $260 for GPT-5 nano of OpenAI, in batch mode (2026-09-30)
-    hosted: $540 for GPT-4o mini of OpenAI, in batch mode (2026-09-30)
+    hosted: $540 for GPT-4o mini of OpenAI, in batch mode (2026-09-30; the day is not certain)
     renting costs 31% less than the cheapest who sells it
     ");
 }
@@ -87,7 +87,7 @@ fn the_articles_job_with_14b() {
     hosted: $538 for Qwen3 14B of DeepInfra, in batch mode (2026-11-05; 8-bit weights)
     hosted: $576 for Qwen3 14B int4 of NextBit (2026-10-07; 4-bit weights)
     hosted: $260 for GPT-5 nano of OpenAI, in batch mode (2026-09-30)
-    hosted: $540 for GPT-4o mini of OpenAI, in batch mode (2026-09-30)
+    hosted: $540 for GPT-4o mini of OpenAI, in batch mode (2026-09-30; the day is not certain)
     renting costs 82% less than the cheapest who sells it
     ");
 }
@@ -107,7 +107,7 @@ fn the_articles_job_with_32b() {
     ~ modelled: a factor of 1.4 either way; `at most` counts on it
     hosted: $1,392 for Qwen3.8 27B of OpenRouter (2026-10-07; the lowest of several sellers)
     hosted: $260 for GPT-5 nano of OpenAI, in batch mode (2026-09-30)
-    hosted: $540 for GPT-4o mini of OpenAI, in batch mode (2026-09-30)
+    hosted: $540 for GPT-4o mini of OpenAI, in batch mode (2026-09-30; the day is not certain)
     renting costs 85% less than the cheapest who sells one of its size
     3 offers can't do it: 3 too small; `--explain` lists them
     ");
@@ -129,7 +129,7 @@ fn the_articles_job_with_70b() {
     INT4 and FP4 need the model to be published like that, and answer a little worse
     hosted: $525 for Llama 3.3 70B Turbo of DeepInfra, in batch mode (2026-11-05)
     hosted: $260 for GPT-5 nano of OpenAI, in batch mode (2026-09-30)
-    hosted: $540 for GPT-4o mini of OpenAI, in batch mode (2026-09-30)
+    hosted: $540 for GPT-4o mini of OpenAI, in batch mode (2026-09-30; the day is not certain)
     renting costs 44% less than the cheapest who sells it
     3 offers can't do it: 3 too small; `--explain` lists them
     ");
@@ -151,7 +151,7 @@ fn the_articles_job_with_a_mixture_of_experts() {
     INT4 and FP4 need the model to be published like that, and answer a little worse
     hosted: $1,392 for Qwen3.8 27B of OpenRouter (2026-10-07; the lowest of several sellers)
     hosted: $260 for GPT-5 nano of OpenAI, in batch mode (2026-09-30)
-    hosted: $540 for GPT-4o mini of OpenAI, in batch mode (2026-09-30)
+    hosted: $540 for GPT-4o mini of OpenAI, in batch mode (2026-09-30; the day is not certain)
     renting costs 98% less than the cheapest who sells one of its size
     ");
 }
@@ -182,7 +182,7 @@ fn a_deadline_on_a_crowded_market_is_kept_with_whatever_there_is() {
     hosted: $120 for an 8B model of Novita (2026-11-05; which model is not certain)
     hosted: $125 for Mistral 7B v0.3 of DeepInfra, in batch mode (2026-11-05)
     hosted: $260 for GPT-5 nano of OpenAI, in batch mode (2026-09-30)
-    hosted: $540 for GPT-4o mini of OpenAI, in batch mode (2026-09-30)
+    hosted: $540 for GPT-4o mini of OpenAI, in batch mode (2026-09-30; the day is not certain)
     renting costs 65% less than the cheapest who sells it
     1,026 offers can't do it: 1,026 short of disk; `--explain` lists them
     ");
