@@ -1,6 +1,6 @@
 //! Readers of every input format: files in, numbered prompts out, in bounded memory.
 //!
-//! [`survey`] looks through an input once before anything is rented: how many prompts, how long,
+//! [`survey()`] looks through an input once before anything is rented: how many prompts, how long,
 //! which lines are bad, and whether it is still the file that a run began with. [`spawn_reader`]
 //! then reads it again as the work goes on. Both number the prompts alike: a prompt's index counts
 //! the lines before its own that aren't blank. A bad line has an index too; it becomes an

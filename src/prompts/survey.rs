@@ -27,7 +27,7 @@ const STRIDE: u64 = 4096;
 /// An input, and how to read it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Input {
-    /// The file. Standard input is spooled to one first ([`super::spool`]).
+    /// The file. Standard input is spooled to one first ([`super::spool()`]).
     pub path: PathBuf,
     /// How to read it.
     pub options: Options,

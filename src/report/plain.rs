@@ -75,8 +75,11 @@ pub(super) fn lines(event: &Event) -> Vec<String> {
             vec![format!("run {run}: {prompts}{already}, {model}, {engine} engine")]
         }
         Event::OfferChosen { provider, what, price, machines } => {
-            let times = if *machines == 1 { String::new() } else { format!("{machines} × ") };
-            vec![format!("renting {times}{what} from {provider} at {price}")]
+            let each = match machines {
+                1 => String::new(),
+                several => format!("{several} machines, each "),
+            };
+            vec![format!("renting {each}{what} from {provider} at {price}")]
         }
         Event::Rented { slot, id, .. } => vec![format!("machine {slot}: rented, {id}")],
         Event::Reconnecting { slot, reason } => {

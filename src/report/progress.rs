@@ -57,6 +57,8 @@ impl Bars {
         }
         self.machines.clear();
         self.run = None;
+        // A screen that can't be drawn to has nothing on it.
+        drop(self.screen.clear());
     }
 }
 

@@ -1,6 +1,6 @@
 //! What happens in a run: one loop that owns all of its state and waits for whatever comes next.
 //!
-//! Workers talk to it through [`talk`](crate::shards::talk), marketplaces through
+//! Workers talk to it through [`talk`], marketplaces through
 //! [`Leases`]; it alone decides who gets which prompt, and when the run is over.
 
 use super::{
@@ -672,18 +672,28 @@ impl<'a> Runner<'a> {
             return;
         }
         let all_bytes = self.held_bytes();
+        // Those still on their way will want their share.
+        let sharers = self.slots.iter().filter(|slot| !matches!(slot.stand, Stand::Vacant)).count();
         let linked = |held: &&mut Held| held.conversation.is_some();
         let workers = self.slots.iter_mut().filter_map(Slot::held_mut).filter(linked).count();
         let counts = self.queue.counts();
         let left = counts.total.saturating_sub(counts.done + counts.held);
         for held in self.slots.iter_mut().filter_map(Slot::held_mut).filter(linked) {
             let load = self.queue.load(held.worker);
-            let prompts = portion(held.window(), load, left, workers);
+            let prompts = portion(held.window(), load, left, sharers);
             let bytes = all_bytes / workers.max(1) / 4;
             if 0 < prompts && self.queue.held_bytes(held.worker) < bytes * 3 {
                 let prompts = self.queue.take(held.worker, prompts, bytes);
                 if !prompts.is_empty() {
                     held.say(Say::Prompts(prompts));
+                }
+            }
+            if self.reader.is_none() && self.queue.load(held.worker) == 0 {
+                // Nothing is left but what others hold: the first answer counts.
+                let most = self.queue.largest_load().div_ceil(2).min(held.window());
+                let stolen = self.queue.steal(held.worker, most, bytes);
+                if !stolen.is_empty() {
+                    held.say(Say::Prompts(stolen));
                 }
             }
         }

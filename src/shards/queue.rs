@@ -249,6 +249,11 @@ impl Queue {
         self.holds.get(&worker).map_or(0, BTreeSet::len)
     }
 
+    /// How many prompts the worker holds that holds the most.
+    pub fn largest_load(&self) -> usize {
+        self.holds.values().map(BTreeSet::len).max().unwrap_or(0)
+    }
+
     /// Bytes of the prompts that a worker holds, nearly: as many as if all held were alike.
     pub fn held_bytes(&self, worker: WorkerId) -> usize {
         let all = self.waiting.len() + self.held.len();

@@ -1,7 +1,7 @@
 //! Models onto this machine: tries a model's sources in turn, and answers with a local path.
 //!
 //! What has been fetched stays in a cache, one folder for each source, and is never fetched
-//! twice: a finished folder is known by its stamp ([`store`]), and a second fetch touches no
+//! twice: a finished folder is known by its stamp (`store`), and a second fetch touches no
 //! network. Two workers that want one model at once share one download.
 //!
 //! The hub's protocol is spoken here directly, on `ureq`, and not through the `hf-hub` crate.
