@@ -9,6 +9,7 @@ use crate::{
     exit::Exit,
     label::RunId,
     leases::Markets,
+    ledger::Books,
     prompts::{self, Input, Survey},
     report::{self, Style, words},
     run::{
@@ -16,7 +17,7 @@ use crate::{
     },
     settings::{self, Settings},
 };
-use providers::{Offer, Usd};
+use providers::{Label, Offer, Usd};
 use std::{
     fs::File,
     io,
@@ -114,12 +115,19 @@ pub(super) async fn go(
     drop(telling.await);
     match outcome {
         Ok(outcome) => Ok(conclude(&outcome, &run, &ledger, &markets)),
-        Err(error @ (RunError::Prompts(_) | RunError::Ledger(_))) => {
-            Err(CommandError::new(Exit::Failed, error))
-        }
-        Err(error @ (RunError::Results(_) | RunError::Files { .. } | RunError::Guard { .. })) => {
-            let error = CommandError::new(Exit::Failed, error);
-            Err(error.hint(format!("then go on with `piecework resume {run}`")))
+        // What somebody else has in hand is not ours to warn of.
+        Err(error @ RunError::Ledger(_)) => Err(CommandError::new(Exit::Failed, error)),
+        Err(error) => {
+            let resume = format!("then go on with `piecework resume {run}`");
+            let hint = (!matches!(error, RunError::Prompts(_))).then_some(resume);
+            report::error(&error, hint.as_deref());
+            let books = Books::read(&ledger).ok().flatten().unwrap_or_default();
+            let owed: Vec<Label> = books.owed().map(|(label, _)| label.clone()).collect();
+            if owed.is_empty() {
+                return Ok(Exit::Failed);
+            }
+            report::owed(&owed, &ledger, &markets);
+            Ok(Exit::MayBeBilled)
         }
     }
 }
