@@ -27,10 +27,29 @@ pub(super) struct Wanted<'a> {
     pub(super) sha256: Option<&'a str>,
 }
 
+impl Wanted<'_> {
+    /// Where it is kept.
+    fn folder(&self, models: &Path) -> PathBuf {
+        models.join(file_name(&format!("{}@{}", self.repo, self.revision)))
+    }
+
+    fn stamp(&self, models: &Path) -> PathBuf {
+        let what = self.file.map_or("whole".into(), file_name);
+        self.folder(models).join(format!(".{what}.json"))
+    }
+
+    /// Where it is, if it was fetched before.
+    pub(super) fn found(&self, models: &Path) -> Option<PathBuf> {
+        Stamp::of_whole(&self.stamp(models))?;
+        let folder = self.folder(models);
+        Some(self.file.map_or(folder.clone(), |file| folder.join(file)))
+    }
+}
+
 const INDEX: &str = "model.safetensors.index.json";
 const SINGLE: &str = "model.safetensors";
 
-/// Fetches a model, or finds it fetched.
+/// Fetches a model.
 pub(super) fn fetch(
     settings: &Settings,
     wanted: &Wanted<'_>,
@@ -38,15 +57,11 @@ pub(super) fn fetch(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<PathBuf, SourceError> {
     let Wanted { repo, revision, file, .. } = *wanted;
-    let folder = models.join(file_name(&format!("{repo}@{revision}")));
-    let stamp = folder.join(format!(".{}.json", file.map_or("whole".into(), file_name)));
+    let (folder, stamp) = (wanted.folder(models), wanted.stamp(models));
     let place = file.map_or_else(|| folder.clone(), |file| folder.join(file));
-    if Stamp::of_whole(&stamp).is_some() {
-        return Ok(place);
-    }
     let _filling = Filling::begin(&folder, || progress(0, 0))?;
     // Whoever was filling it before us may have finished it.
-    if Stamp::of_whole(&stamp).is_some() {
+    if let Some(place) = wanted.found(models) {
         return Ok(place);
     }
     let hub = Hub { client: Client::new(settings), settings, repo };

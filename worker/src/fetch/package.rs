@@ -32,12 +32,28 @@ pub(super) struct Wanted<'a> {
     pub(super) sha256: &'a str,
 }
 
+impl Wanted<'_> {
+    fn folder(&self, models: &Path) -> PathBuf {
+        models.join(file_name(&format!("{}@{}", self.name, self.version)))
+    }
+
+    fn stamp(&self, models: &Path) -> PathBuf {
+        self.folder(models).join(format!(".{}.json", file_name(self.file)))
+    }
+
+    /// Where it is, if it was fetched before.
+    pub(super) fn found(&self, models: &Path) -> Option<PathBuf> {
+        Stamp::of_whole(&self.stamp(models))?;
+        Some(self.folder(models).join(file_name(self.file)))
+    }
+}
+
 /// How often the growing download is looked at.
 const GLANCE: Duration = Duration::from_millis(100);
 /// A download that hasn't grown for this long never will. `pip` itself gives up sooner.
 const STALL: Duration = Duration::from_mins(5);
 
-/// Fetches the file, or finds it fetched.
+/// Fetches the file.
 pub(super) fn fetch(
     settings: &Settings,
     wanted: &Wanted<'_>,
@@ -45,14 +61,11 @@ pub(super) fn fetch(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<PathBuf, SourceError> {
     let Wanted { name, version, file, sha256 } = *wanted;
-    let folder = models.join(file_name(&format!("{name}@{version}")));
-    let stamp = folder.join(format!(".{}.json", file_name(file)));
+    let (folder, stamp) = (wanted.folder(models), wanted.stamp(models));
     let place = folder.join(file_name(file));
-    if Stamp::of_whole(&stamp).is_some() {
-        return Ok(place);
-    }
     let _filling = Filling::begin(&folder, || progress(0, 0))?;
-    if Stamp::of_whole(&stamp).is_some() {
+    // Whoever was filling it before us may have finished it.
+    if let Some(place) = wanted.found(models) {
         return Ok(place);
     }
     let download = folder.join(".download");

@@ -120,6 +120,22 @@ fn a_second_fetch_touches_no_network() {
 }
 
 #[test]
+fn what_a_later_source_brought_is_found_before_an_earlier_one_is_asked() {
+    let (hub, cache) = (Hub::with(&tiny()), cache());
+    get(&settings(&hub), whole(), cache.path()).expect("the hub has it");
+    let asked = hub.asked().len();
+    let other = Source::Hub {
+        repo: "nobody/nothing".into(),
+        revision: "main".into(),
+        file: None,
+        sha256: None,
+    };
+    let wanted = model([other, whole()]);
+    fetch_with(&settings(&hub), &wanted, cache.path(), &mut |_, _, _| {}).expect("it is there");
+    assert_eq!(hub.asked().len(), asked);
+}
+
+#[test]
 fn a_file_that_was_tampered_with_is_fetched_again_and_the_rest_is_not() {
     let (hub, cache) = (Hub::with(&tiny()), cache());
     let settings = settings(&hub);
