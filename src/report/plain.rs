@@ -4,7 +4,7 @@ use super::{Reporter, note, summary, words};
 use crate::event::{Event, Progress, SlotPhase};
 use std::{
     collections::HashMap,
-    mem::discriminant,
+    mem::{Discriminant, discriminant},
     time::{Duration, Instant},
 };
 
@@ -14,7 +14,7 @@ const PACES: (Duration, Duration) = (Duration::from_secs(2), Duration::from_mins
 #[derive(Default)]
 pub(super) struct Plain {
     told: Option<(Instant, Duration)>,
-    phases: HashMap<u32, std::mem::Discriminant<SlotPhase>>,
+    phases: HashMap<u32, (Discriminant<SlotPhase>, Option<String>)>,
 }
 
 impl Reporter for Plain {
@@ -22,9 +22,19 @@ impl Reporter for Plain {
         match event {
             Event::Progress(progress) => self.progress(progress),
             Event::Phase { slot, phase } => {
-                let kind = discriminant(phase);
+                let source = match phase {
+                    SlotPhase::Fetching { source, .. } => Some(source.clone()),
+                    SlotPhase::Renting
+                    | SlotPhase::Booting
+                    | SlotPhase::Connecting
+                    | SlotPhase::Uploading { .. }
+                    | SlotPhase::Loading { .. }
+                    | SlotPhase::Working { .. } => None,
+                };
+                let kind = Some((discriminant(phase), source));
                 // One line for each phase, not for each step of it.
-                if self.phases.insert(*slot, kind) != Some(kind) {
+                if self.phases.get(slot) != kind.as_ref() {
+                    self.phases.extend(kind.map(|kind| (*slot, kind)));
                     note(&format!("machine {slot}: {}", phase_words(phase)));
                 }
             }

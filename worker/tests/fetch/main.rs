@@ -101,7 +101,7 @@ fn a_model_arrives_with_the_files_an_engine_reads_and_no_others() {
     assert_eq!(parts(&path), 0);
     let total = 700_000 + 23 + 2 + 8;
     assert!(seen.iter().all(|(source, done, all)| {
-        source.ends_with("/acme/tiny") && *done <= total && *all == total
+        source.ends_with("/acme/tiny") && *done <= total && [0, total].contains(all)
     }));
     assert!(seen.is_sorted_by_key(|(_, done, _)| *done));
     assert_eq!(seen.last().unwrap().1, total);
