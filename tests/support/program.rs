@@ -1,5 +1,6 @@
 //! The real command line, with a folder of its own for everything it keeps.
 
+use providers::PROVIDERS;
 use serde_json::Value;
 use std::{
     collections::BTreeMap,
@@ -48,7 +49,12 @@ impl User {
             .env("PIECEWORK_CACHE", self.folder().join("cache"))
             .env("XDG_CONFIG_HOME", self.folder().join("config"))
             .env("RUST_BACKTRACE", "0")
+            // Nothing of the real user's: no keyring, and no key.
+            .env("DBUS_SESSION_BUS_ADDRESS", "unix:path=/nowhere")
             .stdin(Stdio::null());
+        for credential in PROVIDERS.iter().flat_map(|provider| provider.credentials) {
+            credential.variables.iter().for_each(|name| drop(command.env_remove(name)));
+        }
         command
     }
 
