@@ -37,10 +37,18 @@ pub enum Command {
     ProvisionAndRun(Box<RunArgs>),
     /// Goes on where a run stopped.
     Resume(ResumeArgs),
+    /// Shows what is for rent now, the cheapest first.
+    Offers(Box<OffersArgs>),
     /// Shows what runs and what it costs, on every marketplace.
     Ps(PsArgs),
     /// Finds instances that dead runs have left, shows them, and ends them.
     Cleanup(CleanupArgs),
+    /// Keeps the API key of a marketplace, once the marketplace has accepted it.
+    Login(LoginArgs),
+    /// Forgets the API key of a marketplace.
+    Logout(LogoutArgs),
+    /// Shows the marketplaces, where their API keys are kept, and what the accounts have left.
+    Providers(ProvidersArgs),
     /// Prints a script that completes commands in a shell.
     Completions {
         /// The shell.
@@ -207,6 +215,85 @@ pub struct ResumeArgs {
     pub telling: TellingArgs,
 }
 
+/// What `offers` takes.
+#[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag that is typed or not")]
+pub struct OffersArgs {
+    /// Memory of each GPU, at least, such as `24GB`.
+    #[arg(long, value_name = "SIZE")]
+    pub vram: Option<String>,
+    /// The GPU, or a part of its name, such as `4090` or `h100`.
+    #[arg(long, value_name = "NAME")]
+    pub gpu: Option<String>,
+    /// How many GPUs, exactly.
+    #[arg(long, value_name = "N")]
+    pub count: Option<u32>,
+    /// What the instance may cost an hour, in dollars.
+    #[arg(long, env = "PIECEWORK_MAX_PRICE", value_name = "USD")]
+    pub max_price: Option<String>,
+    /// Disk, at least. It is part of the price.
+    #[arg(long, default_value = "50GB", value_name = "SIZE")]
+    pub disk: String,
+    /// Shows instances too that can be taken back.
+    #[arg(long)]
+    pub interruptible: bool,
+    /// Where it stands, such as `US`, `sweden` or `eu-north`.
+    #[arg(long, value_name = "PLACE")]
+    pub region: Option<String>,
+    /// How far its host has been checked, at least.
+    #[arg(long, value_enum, default_value_t = TrustName::Any)]
+    pub trust: TrustName,
+    /// A marketplace to ask. May be given several times; all of them where it isn't.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub provider: Vec<String>,
+    /// What comes first.
+    #[arg(long, value_enum, default_value_t = SortName::Price)]
+    pub sort: SortName,
+    /// How many to show; 0 shows all. 20 where it isn't given, and all as JSON or CSV.
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+    /// Says of each other offer why it isn't shown.
+    #[arg(long)]
+    pub explain: bool,
+    /// How long a marketplace may take to answer.
+    #[arg(long, default_value = "20s", value_name = "TIME")]
+    pub timeout: String,
+    /// As JSON, one offer a line.
+    #[arg(long, conflicts_with = "csv")]
+    pub json: bool,
+    /// As CSV, with a line of names.
+    #[arg(long)]
+    pub csv: bool,
+}
+
+/// What `login` takes. The key itself is asked for, or read from standard input.
+#[derive(Debug, Args)]
+pub struct LoginArgs {
+    /// The marketplace.
+    pub provider: String,
+    /// Keeps the key in a file that only its owner can read, and not in the system's keyring.
+    #[arg(long)]
+    pub file: bool,
+}
+
+/// What `logout` takes.
+#[derive(Debug, Args)]
+pub struct LogoutArgs {
+    /// The marketplace.
+    pub provider: String,
+    /// Even if something there may still be billed, which then can't be ended from here.
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// What `providers` takes.
+#[derive(Debug, Args)]
+pub struct ProvidersArgs {
+    /// As JSON, one marketplace a line.
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// What `ps` takes.
 #[derive(Debug, Args)]
 pub struct PsArgs {
@@ -234,6 +321,34 @@ pub enum EngineName {
     Native,
     /// No model: each prompt is its own answer. For tests and measurements.
     Echo,
+}
+
+/// How far a host has been checked, as it is typed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TrustName {
+    /// In a data centre that the marketplace runs or vouches for.
+    Datacenter,
+    /// Tested by the marketplace, or in a data centre.
+    Verified,
+    /// Anybody's computer.
+    Any,
+}
+
+/// What comes first, as it is typed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SortName {
+    /// The cheapest instance.
+    Price,
+    /// The cheapest GPU.
+    PerGpu,
+    /// The cheapest gigabyte of VRAM.
+    PerVram,
+    /// The most VRAM on a GPU.
+    Vram,
+    /// The most reliable host.
+    Reliability,
+    /// The fastest download.
+    Download,
 }
 
 /// A format of prompts, as it is typed.

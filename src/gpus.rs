@@ -83,6 +83,12 @@ impl Gpu {
         }
     }
 
+    /// The memory that it is sold with. It reports up to 7 % less, which the driver and error
+    /// correction keep. None where the name isn't known.
+    pub fn sold_with(&self) -> Option<Mib> {
+        self.known.then_some(Mib::from_gib(self.vram))
+    }
+
     /// How far its memory is from this, as a share of the larger.
     fn apart(&self, vram: Mib) -> f64 {
         let (own, other) = (self.vram as f64 * 1024.0, vram.0 as f64);

@@ -14,6 +14,7 @@
 
 pub mod cli;
 pub mod commands;
+pub mod secrets;
 pub mod settings;
 
 pub mod catalogue;
@@ -25,6 +26,7 @@ pub mod need;
 pub mod catalog;
 pub mod engines;
 pub mod gpus;
+pub mod wish;
 
 pub mod cost;
 

@@ -7,7 +7,7 @@ use crate::{
     prompts::{Format, LINE_LIMIT, Options},
 };
 use etcetera::{BaseStrategy, HomeDirError, base_strategy::choose_base_strategy};
-use providers::{Usd, UsdPerHour};
+use providers::{Mib, Usd, UsdPerHour};
 use serde::Deserialize;
 use std::{
     fs, io,
@@ -265,6 +265,22 @@ pub fn usd(text: &str) -> Result<Usd, SettingsError> {
     })
 }
 
+/// Reads a size of memory or disk such as `24GB`, `24` or `81559MiB`. GB are GiB, as everywhere
+/// where memory is sold.
+pub fn memory(text: &str) -> Result<Mib, SettingsError> {
+    let wrong =
+        || SettingsError::Value { value: text.to_owned(), what: "size", example: "`24GB` or `24`" };
+    let digits = text.trim().trim_end_matches(char::is_alphabetic);
+    let mib = match text.trim()[digits.len()..].to_ascii_lowercase().as_str() {
+        "" | "g" | "gb" | "gib" => 1024,
+        "m" | "mb" | "mib" => 1,
+        "t" | "tb" | "tib" => 1024 * 1024,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = digits.trim().parse().map_err(|_| wrong())?;
+    number.checked_mul(mib).filter(|mib| *mib < 1 << 40).map(Mib).ok_or_else(wrong)
+}
+
 fn micros(usd: f64) -> Option<Usd> {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is in range")]
     (0.0..1e9).contains(&usd).then(|| Usd((usd * 1e6).round() as u64))
@@ -383,6 +399,17 @@ mod tests {
         assert_eq!(size("2GB").ok(), Some(2_000_000_000));
         assert_eq!(size("1 GiB").ok(), Some(1 << 30));
         assert_eq!(usd("$0.35").ok(), Some(Usd(350_000)));
+        for (text, mib) in [
+            ("24GB", Some(24_576)),
+            ("24", Some(24_576)),
+            ("81559 MiB", Some(81_559)),
+            ("1TB", Some(1 << 20)),
+            ("24 apples", None),
+            ("GB", None),
+            ("-1", None),
+        ] {
+            assert_eq!(memory(text).ok(), mib.map(Mib), "{text}");
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::path::Path;
 /// Cleans up.
 pub(super) async fn cleanup(args: &CleanupArgs, home: Option<&Path>) -> Result<Exit, CommandError> {
     let home = open_home(home)?;
-    let markets = markets(&home)?;
+    let markets = markets(&home).await?;
     let accounts = cleanup::accounts(&home)?;
     let listings = cleanup::listings(&markets).await;
     let found = cleanup::sort(&accounts, &listings, &home.owner()?, clock::now());

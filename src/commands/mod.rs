@@ -1,7 +1,12 @@
 //! One verb a file: settings → core → exit code.
 
 mod cleanup;
+mod login;
+mod logout;
+mod markets;
+mod offers;
 mod plan;
+mod providers;
 mod ps;
 mod resume;
 mod run;
@@ -9,17 +14,15 @@ mod run;
 use crate::{
     cli::{Cli, Command},
     exit::Exit,
-    leases::Markets,
     report,
     run::{FolderError, GRACE, Home, RunFolder, stand},
     settings::{self, SettingsError},
 };
 use clap::CommandFactory;
-use providers::{Local, Marketplace};
+use markets::markets;
 use std::{
     env, io,
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
 
@@ -63,6 +66,10 @@ pub async fn dispatch(cli: Cli) -> Exit {
         Command::ProvisionAndRun(args) if args.dry_run => plan::plan(*args, home).await,
         Command::ProvisionAndRun(args) => run::run(*args, home).await,
         Command::Resume(args) => resume::resume(args, home).await,
+        Command::Offers(args) => offers::offers(&args, home).await,
+        Command::Login(args) => login::login(&args, home).await,
+        Command::Logout(args) => logout::logout(&args, home).await,
+        Command::Providers(args) => providers::providers(&args, home).await,
         Command::Ps(args) => ps::ps(&args, home).await,
         Command::Cleanup(args) => cleanup::cleanup(&args, home).await,
         Command::Completions { shell } => {
@@ -72,7 +79,7 @@ pub async fn dispatch(cli: Cli) -> Exit {
         }
         Command::Guard { folder, grace } => guard(folder, grace).await,
         Command::LocalInstance { folder } => {
-            let served = providers::serve_local_instance(&folder).await;
+            let served = ::providers::serve_local_instance(&folder).await;
             served.map(|()| Exit::Done).map_err(|error| CommandError::new(Exit::Failed, error))
         }
     };
@@ -84,7 +91,7 @@ pub async fn dispatch(cli: Cli) -> Exit {
 
 async fn guard(folder: PathBuf, grace: Option<u64>) -> Result<Exit, CommandError> {
     // A run's folder lies in the folder of runs, and that one at home.
-    let markets = markets(&open_home(folder.ancestors().nth(2))?)?;
+    let markets = markets(&open_home(folder.ancestors().nth(2))?).await?;
     let grace = grace.map_or(GRACE, Duration::from_secs);
     let stood = stand(&RunFolder::at(folder), &markets, grace).await;
     stood.map(|()| Exit::Done).map_err(|error| CommandError::new(Exit::MayBeBilled, error))
@@ -96,12 +103,4 @@ fn program() -> Result<PathBuf, CommandError> {
 
 fn open_home(named: Option<&Path>) -> Result<Home, CommandError> {
     Ok(Home::open(&settings::home(named)?)?)
-}
-
-/// Every marketplace that can be asked.
-fn markets(home: &Home) -> Result<Markets, CommandError> {
-    let program = vec![program()?.into_os_string(), "local-instance".into()];
-    let local = Local::new(home.instances(), program).caching_in(settings::cache()?);
-    let local: Arc<dyn Marketplace> = Arc::new(local);
-    Ok(Markets::new([local]))
 }

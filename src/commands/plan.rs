@@ -28,7 +28,7 @@ const ANSWER: f64 = 200.0;
 pub(super) async fn plan(args: RunArgs, home: Option<&Path>) -> Result<Exit, CommandError> {
     let settings = Settings::new(&args)?;
     let work = workload(&args, &settings)?;
-    let markets = markets(&open_home(home)?)?;
+    let markets = markets(&open_home(home)?).await?;
     let engine = match settings.job.engine {
         EngineKind::Native => "native",
         EngineKind::Echo { .. } => {
@@ -59,9 +59,9 @@ pub(super) async fn plan(args: RunArgs, home: Option<&Path>) -> Result<Exit, Com
         budget: settings.budget,
         machines: args.machines,
     };
-    let catalog = catalog::ask(&markets, &least(&job)).await;
+    let catalog = catalog::ask(&markets, &least(&job), catalog::PATIENCE).await;
     for error in &catalog.failed {
-        report::note(&format!("warning: {}", describe(error)));
+        report::warning(&describe(error));
     }
     let mut listed = catalog.listed;
     listed.retain(|listed| args.provider.as_ref().is_none_or(|named| *named == listed.market));

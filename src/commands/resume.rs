@@ -16,7 +16,7 @@ pub(super) async fn resume(args: ResumeArgs, home: Option<&Path>) -> Result<Exit
     if let Some(text) = &args.budget {
         plan.budget = Some(settings::usd(text)?);
     }
-    let mut setting = run::setting(&home, folder, plan, worker)?;
+    let mut setting = run::setting(&home, folder, plan, worker).await?;
     setting.retry_failed = args.retry_failed;
     run::go(setting, args.telling.json, None).await
 }

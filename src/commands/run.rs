@@ -39,7 +39,7 @@ pub(super) async fn run(args: RunArgs, home: Option<&Path>) -> Result<Exit, Comm
         return Err(CommandError::new(Exit::Usage, error).hint("give `--out` a file"));
     }
     let home = open_home(home)?;
-    let markets = markets(&home)?;
+    let markets = markets(&home).await?;
     let run = RunId::random(clock::now());
     let folder = home.create(&run)?;
     let prepared = prepare(&args, &settings, &markets, &folder).await;
@@ -263,13 +263,13 @@ fn report_plan(settings: &Settings, survey: &Survey, what: &str, offer: &Offer, 
 }
 
 /// The home of a run that is gone on with.
-pub(super) fn setting(
+pub(super) async fn setting(
     home: &Home,
     folder: RunFolder,
     plan: Plan,
     worker: PathBuf,
 ) -> Result<Setting, CommandError> {
-    let (owner, markets) = (home.owner()?, markets(home)?);
+    let (owner, markets) = (home.owner()?, markets(home).await?);
     let program = program()?;
     Ok(Setting { folder, plan, owner, markets, program, worker, retry_failed: false, survey: None })
 }

@@ -3,13 +3,16 @@
 //! Data goes to standard output, all else to standard error; no other module writes to either.
 
 mod json;
+pub mod offers;
 mod plain;
 mod progress;
+mod secret;
 mod summary;
 mod table;
 pub mod words;
 
-pub use table::Table;
+pub use secret::ask_secret;
+pub use table::{Cell, Column, Table, Tone};
 
 use crate::{event::Event, leases::Markets, ledger::Books};
 use providers::Label;
@@ -54,6 +57,12 @@ pub fn out(line: &str) {
 /// A line for people.
 pub fn note(line: &str) {
     drop(writeln!(io::stderr(), "{line}"));
+}
+
+/// Something that went wrong and kept nothing from being done.
+pub fn warning(line: &str) {
+    let word = console::style("warning:").for_stderr().yellow();
+    note(&format!("{word} {line}"));
 }
 
 /// An error with its causes, and what to do about it.

@@ -163,6 +163,11 @@ impl Home {
         Ok(Self(folder))
     }
 
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
     /// Where local instances are kept.
     pub fn instances(&self) -> PathBuf {
         self.0.join("instances")

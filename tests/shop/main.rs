@@ -1,0 +1,8 @@
+//! Shopping and keys, by the real program against marketplaces on loopback.
+
+mod failures;
+mod keyring;
+mod keys;
+mod offers;
+mod shopper;
+mod terminal;
