@@ -8,7 +8,7 @@
 
 use super::{
     kernel::{PANEL, TILE, accumulate, width_for},
-    simd::{exp, vectorized},
+    simd::{Loop, exp, vectorized},
 };
 use rayon::prelude::*;
 use std::ops::Range;
@@ -206,7 +206,8 @@ impl Scratch {
         for (row, position) in positions.iter().enumerate() {
             let offset = blocks.start * BLOCK;
             let valid = start_of(*position).saturating_sub(offset)..position + 1 - offset;
-            self.sums.push(vectorized(softmax, (self.scores.as_mut_slice(), width, row, valid)));
+            let scores = &mut self.scores;
+            self.sums.push(vectorized(Softmax { scores, width, row, valid }));
         }
         let panels = shape.head_dim.div_ceil(PANEL);
         self.out.clear();
@@ -241,26 +242,38 @@ impl Scratch {
 /// Replaces a row of scores by their exponentials, 0 outside of `valid`, and returns their sum.
 ///
 /// The sum goes by position, so blocks of nothing before or after don't change it.
-#[inline(always)]
-fn softmax((scores, width, row, valid): (&mut [[f32; BLOCK]], usize, usize, Range<usize>)) -> f32 {
-    let mut largest = [f32::NEG_INFINITY; BLOCK];
-    for (block, scores) in scores[row..].iter_mut().step_by(width).enumerate() {
-        for (slot, score) in scores.iter_mut().enumerate() {
-            if !valid.contains(&(block * BLOCK + slot)) {
-                *score = f32::NEG_INFINITY;
+struct Softmax<'a> {
+    /// Block after block, each with `width` rows.
+    scores: &'a mut [[f32; BLOCK]],
+    width: usize,
+    row: usize,
+    valid: Range<usize>,
+}
+
+impl Loop for Softmax<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run(self) -> f32 {
+        let Self { scores, width, row, valid } = self;
+        let mut largest = [f32::NEG_INFINITY; BLOCK];
+        for (block, scores) in scores[row..].iter_mut().step_by(width).enumerate() {
+            for (position, score) in (block * BLOCK..).zip(scores.iter_mut()) {
+                let seen = valid.start <= position && position < valid.end;
+                *score = if seen { *score } else { f32::NEG_INFINITY };
+            }
+            for (largest, score) in largest.iter_mut().zip(scores.iter()) {
+                *largest = if *largest < *score { *score } else { *largest };
             }
         }
-        for (largest, score) in largest.iter_mut().zip(scores.iter()) {
-            *largest = if *largest < *score { *score } else { *largest };
+        let largest = largest.into_iter().fold(f32::NEG_INFINITY, f32::max);
+        let mut sums = [0.0_f32; BLOCK];
+        for scores in scores[row..].iter_mut().step_by(width) {
+            for (sum, score) in sums.iter_mut().zip(scores.iter_mut()) {
+                *score = exp(*score - largest);
+                *sum += *score;
+            }
         }
+        sums.into_iter().sum()
     }
-    let largest = largest.into_iter().fold(f32::NEG_INFINITY, f32::max);
-    let mut sums = [0.0_f32; BLOCK];
-    for scores in scores[row..].iter_mut().step_by(width) {
-        for (sum, score) in sums.iter_mut().zip(scores.iter_mut()) {
-            *score = exp(*score - largest);
-            *sum += *score;
-        }
-    }
-    sums.into_iter().sum()
 }

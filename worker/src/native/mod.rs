@@ -20,6 +20,7 @@ mod folder;
 mod gguf;
 mod gguf_tokenizer;
 mod kernel;
+mod loops;
 mod matrix;
 mod memory;
 mod model;

@@ -1,14 +1,13 @@
 //! A decoder of the Llama family, and one step of it over a ragged batch.
 
-#![expect(clippy::inline_always, reason = "only inlined is a loop compiled for the processor")]
-
 use super::{
     attention::{BLOCK, Head, Shape, Span, attend},
     config::Config,
     kernel::PANEL,
+    loops::{Normalise, SwiGlu, TurnHeads},
     matrix::{Kept, Matrix, Panels, Tiles},
-    rope::{angles, rotate},
-    simd::{exp, sum_of_squares, vectorized},
+    rope::angles,
+    simd::vectorized,
     tensor::{Tensors, find},
 };
 use crate::engine::EngineError;
@@ -171,7 +170,8 @@ impl Model {
         }
         work.tiles.fill(batch.wanted.len(), hidden, |row, out| {
             let values = &work.last[row * hidden..(row + 1) * hidden];
-            vectorized(normalise, (values, self.norm.as_slice(), self.config.epsilon, out));
+            let (weights, epsilon) = (&self.norm, self.config.epsilon);
+            vectorized(Normalise { values, weights, epsilon, out });
         });
         self.output.as_ref().unwrap_or(&self.embedding).multiply(&work.tiles, logits);
     }
@@ -232,8 +232,7 @@ impl Layer {
         let Workspace { residual, angles, queries, attended, tiles, product, .. } = work;
         let (hidden, epsilon) = (config.hidden, config.epsilon);
         tiles.fill_from(residual, hidden, hidden, |_, values, out| {
-            let values = &*values;
-            vectorized(normalise, (values, self.attention_norm.as_slice(), epsilon, out));
+            vectorized(Normalise { values, weights: &self.attention_norm, epsilon, out });
         });
         self.qkv.multiply(tiles, product);
         self.split(config, batch, product, angles, heads, queries);
@@ -247,11 +246,11 @@ impl Layer {
         tiles.fill_from(residual, hidden, hidden, |row, values, out| {
             product.add_to(row, values);
             add(values, self.output_bias.as_deref());
-            vectorized(normalise, (&*values, self.mlp_norm.as_slice(), epsilon, out));
+            vectorized(Normalise { values, weights: &self.mlp_norm, epsilon, out });
         });
         self.gate_up.multiply(tiles, product);
         tiles.fill(batch.tokens.len(), config.intermediate, |row, out| {
-            vectorized(swiglu, (product, row, out));
+            vectorized(SwiGlu { product, row, out });
         });
         self.down.multiply(tiles, product);
         residual.par_chunks_mut(hidden).enumerate().for_each(|(row, values)| {
@@ -280,7 +279,8 @@ impl Layer {
             |(row, (out, turn))| {
                 product.copy(row, 0..width, out);
                 add(out, bias(0, width));
-                vectorized(turn_heads, (out, query_norm, config.epsilon, turn, scale));
+                let (weights, epsilon) = (query_norm, config.epsilon);
+                vectorized(TurnHeads { heads: out, weights, epsilon, turn, scale });
             },
         );
         heads.par_iter_mut().enumerate().for_each(|(index, head)| {
@@ -295,10 +295,8 @@ impl Layer {
                     product.copy(row, value_at..value_at + dim, &mut value);
                     add(&mut key, bias(key_at, dim));
                     add(&mut value, bias(value_at, dim));
-                    vectorized(
-                        turn_heads,
-                        (key.as_mut_slice(), key_norm, config.epsilon, turn, 1.0),
-                    );
+                    let (weights, epsilon, heads) = (key_norm, config.epsilon, key.as_mut_slice());
+                    vectorized(TurnHeads { heads, weights, epsilon, turn, scale: 1.0 });
                     let position = span.position + token;
                     head.store(span.blocks[position / BLOCK], position % BLOCK, &key, &value);
                 }
@@ -307,50 +305,9 @@ impl Layer {
     }
 }
 
-/// Normalises heads where there are weights for it, turns them by their position, and scales them.
-#[inline(always)]
-fn turn_heads(
-    (heads, weights, epsilon, turn, scale): (&mut [f32], Option<&[f32]>, f32, &[f32], f32),
-) {
-    for head in heads.chunks_mut(turn.len()) {
-        if let Some(weights) = weights {
-            let norm = 1.0 / (sum_of_squares(head) / head.len() as f32 + epsilon).sqrt();
-            for (value, weight) in head.iter_mut().zip(weights) {
-                *value *= norm * weight;
-            }
-        }
-        rotate(head, turn);
-        for value in head {
-            *value *= scale;
-        }
-    }
-}
-
-/// RMS normalisation with weights.
-#[inline(always)]
-fn normalise((values, weights, epsilon, out): (&[f32], &[f32], f32, &mut [f32])) {
-    let scale = 1.0 / (sum_of_squares(values) / values.len() as f32 + epsilon).sqrt();
-    for ((out, value), weight) in out.iter_mut().zip(values).zip(weights) {
-        *out = value * scale * weight;
-    }
-}
-
 fn add(values: &mut [f32], bias: Option<&[f32]>) {
     for (value, bias) in values.iter_mut().zip(bias.unwrap_or_default()) {
         *value += bias;
-    }
-}
-
-/// Gates a row: the even panels, through the sigmoid linear unit, times the odd ones.
-#[inline(always)]
-fn swiglu((product, row, out): (&Panels, usize, &mut [f32])) {
-    for (pair, out) in out.chunks_mut(PANEL).enumerate() {
-        let (gate, up) = (product.piece(row, 2 * pair), product.piece(row, 2 * pair + 1));
-        let mut gated = [0.0; PANEL];
-        for ((gated, gate), up) in gated.iter_mut().zip(gate).zip(up) {
-            *gated = gate / (1.0 + exp(-gate)) * up;
-        }
-        out.copy_from_slice(&gated[..out.len()]);
     }
 }
 

@@ -1,6 +1,6 @@
 //! Loops compiled for the processor that runs them.
 //!
-//! The default x86-64 target has neither FMA nor wide registers. [`vectorized`] runs a function with
+//! The default x86-64 target has neither FMA nor wide registers. [`vectorized`] runs a [`Loop`] with
 //! whatever the processor has; inside it plain loops over arrays become vector instructions.
 //! Every sum here has a fixed order, so a result depends on its inputs only: not on the
 //! processor, and not on what is computed beside it.
@@ -12,26 +12,32 @@ use pulp::{Arch, Simd, WithSimd};
 /// Floats that a loop handles at once, and the width of every fixed-order sum.
 const LANES: usize = 16;
 
-/// Runs `work` on `arguments` with the widest instructions that the processor has.
+/// Work that is compiled once for each kind of processor.
 ///
-/// `work` must be a function marked `#[inline(always)]`, and all that it calls must be. What isn't
-/// inlined is compiled for the default target, where a fused multiply-add is a call to a library; so
-/// it can't be a closure, which can't be marked.
-pub(super) fn vectorized<A, R>(work: impl FnOnce(A) -> R, arguments: A) -> R {
-    Arch::new().dispatch(Call { work, arguments })
+/// `run`, and all that it calls, must be marked `#[inline(always)]`: what isn't inlined is compiled for
+/// the default target, where a fused multiply-add is a call to a library. That is also why this is no
+/// closure and no function: neither the one nor the other's `call_once` can be so marked.
+pub(super) trait Loop {
+    /// What comes of it.
+    type Output;
+
+    /// Does the work.
+    fn run(self) -> Self::Output;
 }
 
-struct Call<F, A> {
-    work: F,
-    arguments: A,
+/// Does `work` with the widest instructions that the processor has.
+pub(super) fn vectorized<L: Loop>(work: L) -> L::Output {
+    Arch::new().dispatch(Dispatched(work))
 }
 
-impl<A, R, F: FnOnce(A) -> R> WithSimd for Call<F, A> {
-    type Output = R;
+struct Dispatched<L>(L);
+
+impl<L: Loop> WithSimd for Dispatched<L> {
+    type Output = L::Output;
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) -> R {
-        (self.work)(self.arguments)
+    fn with_simd<S: Simd>(self, _: S) -> L::Output {
+        self.0.run()
     }
 }
 
@@ -96,10 +102,21 @@ mod tests {
         assert!(exp(-1000.0) == 0.0 && exp(f32::NEG_INFINITY) == 0.0);
     }
 
+    struct Sum<'a>(&'a [f32]);
+
+    impl Loop for Sum<'_> {
+        type Output = f32;
+
+        #[inline(always)]
+        fn run(self) -> f32 {
+            sum_of_squares(self.0)
+        }
+    }
+
     #[test]
     fn a_sum_is_the_same_in_and_out_of_wide_registers() {
         let values: Vec<f32> = (0..1003_u16).map(|i| f32::from(i).sin()).collect();
-        let wide = vectorized(sum_of_squares, values.as_slice());
+        let wide = vectorized(Sum(&values));
         assert_eq!(wide.to_bits(), sum_of_squares(&values).to_bits());
         assert!((wide - values.iter().map(|v| v * v).sum::<f32>()).abs() < 1e-3);
     }
