@@ -223,13 +223,13 @@ mod tests {
     use super::*;
     use providers::{Network, OfferId};
 
-    fn gpus(name: &str, count: u32, mib: u64) -> Option<Gpus> {
-        Some(Gpus { name: name.to_owned(), count, vram: Mib(mib) })
+    fn gpus(name: &str, count: u32, mib: u64) -> Gpus {
+        Gpus { name: name.to_owned(), count, vram: Mib(mib) }
     }
 
     fn offer() -> Offer {
         Offer {
-            gpus: gpus("RTX 4090", 2, 24_564),
+            gpus: Some(gpus("RTX 4090", 2, 24_564)),
             price: UsdPerHour(600_000),
             region: "Sweden, SE".to_owned(),
             trust: Trust::Verified,
@@ -291,10 +291,10 @@ mod tests {
             ("a new one", 23_034, 24),
         ] {
             let wish = Wish { vram: Mib::from_gib(sold), ..Wish::default() };
-            let offer = Offer { gpus: gpus(name, 1, reported), ..Offer::default() };
+            let offer = Offer { gpus: Some(gpus(name, 1, reported)), ..Offer::default() };
             assert_eq!(fits(&wish, &offer), Ok(()), "{name}");
         }
-        let modified = Offer { gpus: gpus("RTX 2080 Ti", 1, 22_528), ..Offer::default() };
+        let modified = Offer { gpus: Some(gpus("RTX 2080 Ti", 1, 22_528)), ..Offer::default() };
         let wish = Wish { vram: Mib::from_gib(24), ..Wish::default() };
         assert!(fits(&wish, &modified).is_err(), "22 GB are not 24");
     }
@@ -314,7 +314,7 @@ mod tests {
             ("RTX 7090", 36_864, "7090", true),
             ("RTX 4090", 24_564, "", false),
         ] {
-            let gpus = gpus(listed, 1, mib).expect("it has some");
+            let gpus = gpus(listed, 1, mib);
             assert_eq!(is_gpu(&gpus, typed), meant, "{listed} by `{typed}`");
         }
     }
@@ -350,9 +350,9 @@ mod tests {
         };
         let offers = [
             listed("none", None, 10, 5, 1),
-            listed("small", gpus("a", 1, 1_000), 100, 10, 900),
-            listed("many", gpus("a", 8, 1_000), 400, 30, 999),
-            listed("large", gpus("b", 1, 90_000), 900, 20, 990),
+            listed("small", Some(gpus("a", 1, 1_000)), 100, 10, 900),
+            listed("many", Some(gpus("a", 8, 1_000)), 400, 30, 999),
+            listed("large", Some(gpus("b", 1, 90_000)), 900, 20, 990),
         ];
         for (order, expected) in [
             (Order::Price, ["none", "small", "many", "large"]),

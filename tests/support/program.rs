@@ -53,7 +53,9 @@ impl User {
             .env("DBUS_SESSION_BUS_ADDRESS", "unix:path=/nowhere")
             .stdin(Stdio::null());
         for credential in PROVIDERS.iter().flat_map(|provider| provider.credentials) {
-            credential.variables.iter().for_each(|name| drop(command.env_remove(name)));
+            for name in credential.variables {
+                command.env_remove(name);
+            }
         }
         command
     }
