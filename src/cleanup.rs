@@ -13,7 +13,10 @@ use crate::{
 };
 use jiff::Timestamp;
 use providers::{Instance, Label, Usd, UsdPerHour};
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 use tokio::task::JoinSet;
 
 /// What a run's folder tells about its leases.
@@ -42,7 +45,7 @@ pub enum Kind {
     Orphaned,
     /// Owed by our ledger, and not in the listing: over, most likely.
     Missing,
-    /// Of a run that this computer doesn't know.
+    /// Of another computer's run.
     Elsewhere,
     /// Not ours.
     Stranger,
@@ -74,7 +77,8 @@ impl Found {
     }
 }
 
-/// Reads the ledgers of all runs.
+/// Reads the ledgers of all runs. To be read after [`listings`]: what is listed by then was in a
+/// ledger before.
 pub fn accounts(home: &Home) -> Result<Accounts, FolderError> {
     let runs = home.all()?.into_iter().map(|(run, folder)| {
         let path = folder.ledger();
@@ -137,13 +141,14 @@ fn judge(
     let account = stamp.as_ref().and_then(|stamp| accounts.get(&stamp.run));
     let books = account.and_then(|account| account.books.as_ref());
     let lease = instance.label.as_ref().and_then(|label| books?.lease(label));
-    let kind = match (&stamp, account) {
-        (None, _) => Kind::Stranger,
-        (Some(stamp), _) if stamp.owner != *owner => Kind::Elsewhere,
-        (Some(_), Some(account)) if account.in_use => Kind::InUse,
-        (Some(_), Some(_)) if lease.is_some() => Kind::Orphaned,
-        (Some(stamp), _) if stamp.expires <= now => Kind::Orphaned,
-        (Some(_), _) => Kind::Elsewhere,
+    let in_use = account.is_some_and(|account| account.in_use);
+    let kind = match &stamp {
+        None => Kind::Stranger,
+        // What our ledger knows is ours, whatever its label says.
+        Some(stamp) if lease.is_none() && stamp.owner != *owner => Kind::Elsewhere,
+        Some(_) if in_use => Kind::InUse,
+        // Also where its run's ledger is damaged or gone: nobody else will ever end it.
+        Some(_) => Kind::Orphaned,
     };
     let since = lease.map(|lease| lease.since).or(instance.since.map(clock::from_system));
     Found {
@@ -176,22 +181,31 @@ pub async fn end(
     markets: &Markets,
     events: &Events,
 ) -> Vec<CleanupError> {
-    let mut errors = Vec::new();
+    let (mut errors, mut settled) = (Vec::new(), BTreeSet::new());
     let dead = |found: &&Found| matches!(found.kind, Kind::Orphaned | Kind::Missing);
     let mut runs: Vec<&RunId> = found.iter().filter(dead).filter_map(|f| f.run.as_ref()).collect();
     runs.sort();
     runs.dedup();
     for run in runs {
         if let Some(account) = accounts.get(run).filter(|account| account.books.is_some()) {
-            let settled = settle(run, account, markets, events).await;
-            errors.extend(settled.err());
+            match settle(run, account, markets, events).await {
+                Ok(()) => {}
+                Err(error) => {
+                    // Somebody may have it in hand again, and with it its instances.
+                    settled.insert(run);
+                    errors.push(error);
+                }
+            }
+            settled.extend(account.books.iter().flat_map(Books::owed).map(|_| run));
         }
     }
     for stray in found.iter().filter(dead) {
+        if stray.run.as_ref().is_some_and(|run| settled.contains(run)) {
+            continue;
+        }
         let (Some(instance), Some(market)) = (&stray.instance, markets.get(&stray.provider)) else {
             continue;
         };
-        // Those of a run's ledger are gone by now, and releasing twice is no harm.
         errors.extend(end_stray(&**market, instance).await.err().map(CleanupError::from));
     }
     errors
@@ -237,7 +251,7 @@ mod tests {
             (None, Kind::Stranger),
             (Some(Label("my-training".into())), Kind::Stranger),
             (Some(label(&Owner::random(), NOW - 1)), Kind::Elsewhere),
-            (Some(label(&owner, NOW + 1)), Kind::Elsewhere),
+            (Some(label(&owner, NOW + 1)), Kind::Orphaned),
             (Some(label(&owner, NOW - 1)), Kind::Orphaned),
         ] {
             let case = format!("{label:?}");

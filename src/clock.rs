@@ -22,6 +22,12 @@ pub fn between(start: Timestamp, end: Timestamp) -> Duration {
     end.duration_since(start).try_into().unwrap_or(Duration::ZERO)
 }
 
+/// A moment as a marketplace is told it.
+pub fn to_system(time: Timestamp) -> SystemTime {
+    let seconds = u64::try_from(time.as_second()).unwrap_or(0);
+    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+}
+
 /// A moment as a marketplace tells it.
 pub fn from_system(time: SystemTime) -> Timestamp {
     Timestamp::try_from(time).unwrap_or(Timestamp::UNIX_EPOCH)

@@ -204,18 +204,20 @@ impl Leases {
     /// Gives back everything owed, however long it takes. Whoever calls may drop this at any
     /// point, and must then say what is still owed.
     pub async fn settle(&mut self) -> Result<(), LeaseError> {
-        let mut settled = Ok(());
+        let (mut settled, mut failed) = (Ok(()), None);
         loop {
             let owed: Vec<Label> = self.books().owed().map(|(label, _)| label.clone()).collect();
-            for label in &owed {
+            // With a ledger that can't be written, what was tried once would be tried for ever.
+            for label in owed.iter().filter(|_| failed.is_none()) {
                 // One that fails doesn't keep the next from being tried. One whose order is under
                 // way has no id yet, and its turn comes once that is answered.
                 settled = settled.and(self.release(label));
             }
             match self.news().await {
                 Some(Ok(_)) => {}
-                Some(Err(error)) => return Err(error.into()),
-                None => return settled,
+                // The others are waited for all the same.
+                Some(Err(error)) => drop(failed.get_or_insert(error)),
+                None => return failed.map_or(settled, |error| Err(error.into())),
             }
         }
     }

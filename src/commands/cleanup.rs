@@ -15,8 +15,8 @@ use std::path::Path;
 pub(super) async fn cleanup(args: &CleanupArgs, home: Option<&Path>) -> Result<Exit, CommandError> {
     let home = open_home(home)?;
     let markets = markets(&home).await?;
-    let accounts = cleanup::accounts(&home)?;
     let listings = cleanup::listings(&markets).await;
+    let accounts = cleanup::accounts(&home)?;
     let found = cleanup::sort(&accounts, &listings, &home.owner()?, clock::now());
     ps::show(&found, args.json);
     let exit = ps::unknown(&listings);

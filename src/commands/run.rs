@@ -9,20 +9,20 @@ use crate::{
     exit::Exit,
     label::RunId,
     leases::Markets,
-    ledger::Books,
+    ledger::{Books, FileError, LedgerError},
     prompts::{self, Input, Survey},
     report::{self, Style, words},
     run::{
-        Home, Ladder, NewPlan, Outcome, Plan, RunError, RunFolder, Setting, Why, run as run_plan,
+        Home, LEASE_LIMIT, LEASE_MARGIN, Ladder, NewPlan, Outcome, Plan, RunError, RunFolder,
+        Setting, Why, errors_beside, run as run_plan,
     },
     settings::{self, Settings},
 };
-use providers::{Label, Offer, Usd};
+use providers::{Host, Label, Offer, Usd};
 use std::{
     fs::File,
     io,
     path::{Path, PathBuf},
-    time::Duration,
 };
 use tokio::sync::mpsc::unbounded_channel;
 
@@ -31,9 +31,11 @@ const BAD_LINES_SHOWN: usize = 3;
 
 /// Runs.
 pub(super) async fn run(args: RunArgs, home: Option<&Path>) -> Result<Exit, CommandError> {
+    must_be_text([&*args.prompts].into_iter().chain(args.out.as_deref()).chain(home))?;
     let settings = Settings::new(&args)?;
     let worker = settings::worker(args.telling.worker.as_deref())?;
-    let out = args.out.as_deref().map(|out| usable_out(out, args.force)).transpose()?;
+    let out = args.out.as_deref().map(|out| usable_out(out, &args.prompts, args.force));
+    let out = out.transpose()?;
     if args.telling.json && out.as_deref() == Some(Path::new("-")) {
         let error = "`--json` and `--out -` both want standard output";
         return Err(CommandError::new(Exit::Usage, error).hint("give `--out` a file"));
@@ -54,6 +56,11 @@ pub(super) async fn run(args: RunArgs, home: Option<&Path>) -> Result<Exit, Comm
     let what = describe(&offer);
     let worst = worst(&settings, &offer);
     report_plan(&settings, &survey, &what, &offer, worst);
+    if settings.budget == Some(Usd(0)) && offer.price.0 != 0 {
+        folder.discard();
+        let refused = format!("a budget of $0.00 rents nothing at {}", offer.price);
+        return Err(CommandError::new(Exit::Refused, refused));
+    }
     if worst != Usd(0) && !args.telling.yes && !report::ask("go on?") {
         folder.discard();
         let refused = CommandError::new(Exit::Refused, "nothing was rented");
@@ -116,7 +123,14 @@ pub(super) async fn go(
     match outcome {
         Ok(outcome) => Ok(conclude(&outcome, &run, &ledger, &markets)),
         // What somebody else has in hand is not ours to warn of.
-        Err(error @ RunError::Ledger(_)) => Err(CommandError::new(Exit::Failed, error)),
+        Err(
+            error @ RunError::Ledger(LedgerError::File(
+                FileError::InUse { .. } | FileError::InUseByUnknown,
+            )),
+        ) => Err(CommandError::new(Exit::Failed, error)),
+        // What such a ledger owes, nobody can tell.
+        Err(error @ RunError::Ledger(_)) => Err(CommandError::new(Exit::MayBeBilled, error)
+            .hint("`piecework cleanup` finds and ends what is left by its labels")),
         Err(error) => {
             let resume = format!("then go on with `piecework resume {run}`");
             let hint = (!matches!(error, RunError::Prompts(_))).then_some(resume);
@@ -134,6 +148,9 @@ pub(super) async fn go(
 
 fn conclude(outcome: &Outcome, run: &RunId, ledger: &Path, markets: &Markets) -> Exit {
     if !outcome.owed.is_empty() {
+        if let Some(why) = &outcome.why {
+            report::error(why, None);
+        }
         report::owed(&outcome.owed, ledger, markets);
         return Exit::MayBeBilled;
     }
@@ -153,6 +170,7 @@ fn conclude(outcome: &Outcome, run: &RunId, ledger: &Path, markets: &Markets) ->
             report::error(why, Some(&format!("once that is mended, {resume}")));
             Exit::Failed
         }
+        None if !outcome.summary.complete => Exit::Stopped,
         None if outcome.summary.failed != 0 => Exit::SomeFailed,
         None => Exit::Done,
     }
@@ -183,6 +201,11 @@ async fn prepare(
         let unknown = format!("there is no marketplace `{}`", settings.provider);
         CommandError::new(Exit::Usage, unknown).hint(format!("there is {}", names.join(", ")))
     })?;
+    if market.capabilities().host != Host::ThisComputer {
+        let error = format!("this version doesn't yet rent from {}", settings.provider);
+        let hint = "`piecework offers` shows its prices; `--provider local` runs here";
+        return Err(CommandError::new(Exit::Usage, error).hint(hint));
+    }
     let offer = catalog::quote(&**market, settings.ceiling).await.map_err(|error| {
         let exit = match error {
             catalog::QuoteError::NoOffer(_) => Exit::NoOffer,
@@ -204,28 +227,47 @@ fn spool(from: &Path, path: PathBuf) -> Result<PathBuf, CommandError> {
     Ok(path)
 }
 
-/// The place for the completions, made absolute, unless something is there already.
-fn usable_out(out: &Path, force: bool) -> Result<PathBuf, CommandError> {
+/// The place for the completions, made absolute, unless something is in the way.
+fn usable_out(out: &Path, prompts: &Path, force: bool) -> Result<PathBuf, CommandError> {
     if out == Path::new("-") {
         return Ok(out.to_owned());
     }
+    let usage = |error: String| CommandError::new(Exit::Usage, error);
     let out = std::path::absolute(out).map_err(|error| CommandError::new(Exit::Usage, error))?;
-    if out.is_dir() {
-        let error = format!("`{}` is a folder; name a file in it", out.display());
-        return Err(CommandError::new(Exit::Usage, error));
+    if !out.parent().is_some_and(Path::is_dir) {
+        return Err(
+            usage(format!("there is no folder for `{}`", out.display())).hint("make it first")
+        );
     }
-    if out.exists() && !force {
-        let error = format!("`{}` is there already", out.display());
-        let hint = "name another file with `--out`, or overwrite it with `--force`";
-        return Err(CommandError::new(Exit::Usage, error).hint(hint));
-    }
-    match out.parent() {
-        Some(folder) if folder.is_dir() => Ok(out),
-        _ => {
-            let error = format!("there is no folder for `{}`", out.display());
-            Err(CommandError::new(Exit::Usage, error).hint("make it first"))
+    for path in [&out, &errors_beside(&out)] {
+        let Ok(there) = path.symlink_metadata() else { continue };
+        let name = path.display();
+        if there.is_dir() {
+            return Err(usage(format!("`{name}` is a folder; name a file in it")));
+        }
+        if !there.is_file() {
+            return Err(usage(format!("`{name}` is no plain file; name another with `--out`")));
+        }
+        if path.canonicalize().is_ok_and(|path| prompts.canonicalize().is_ok_and(|p| p == path)) {
+            return Err(usage(format!("`{name}` holds the prompts; name another with `--out`")));
+        }
+        if !force {
+            let hint = "name another file with `--out`, or overwrite it with `--force`";
+            return Err(usage(format!("`{name}` is there already")).hint(hint));
         }
     }
+    Ok(out)
+}
+
+/// Paths are kept in plain files, which are text.
+fn must_be_text<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Result<(), CommandError> {
+    for path in paths {
+        if path.to_str().is_none() {
+            let error = format!("`{}` is not valid UTF-8; give it another name", path.display());
+            return Err(CommandError::new(Exit::Usage, error));
+        }
+    }
+    Ok(())
 }
 
 fn tell_bad_lines(survey: &Survey) {
@@ -247,7 +289,7 @@ fn describe(offer: &Offer) -> String {
 
 /// What the run costs at most.
 fn worst(settings: &Settings, offer: &Offer) -> Usd {
-    let time = settings.deadline.unwrap_or(Duration::from_hours(24));
+    let time = settings.deadline.unwrap_or(LEASE_LIMIT) + LEASE_MARGIN;
     let all = Usd(offer.price.over(time).0.saturating_mul(u64::from(settings.machines)));
     settings.budget.map_or(all, |budget| budget.min(all))
 }

@@ -183,9 +183,20 @@ impl Home {
             }
             Ok(_) | Err(_) => {}
         }
-        let owner = Owner::random();
-        write_whole(&path, owner.0.as_bytes())?;
-        Ok(owner)
+        // Several programs may begin at once, and one of them is the first.
+        let make = || {
+            let mut draft = tempfile::NamedTempFile::new_in(&self.0)?;
+            draft.write_all(Owner::random().0.as_bytes())?;
+            draft.as_file().sync_all()?;
+            match draft.persist_noclobber(&path) {
+                Err(error) if error.error.kind() != io::ErrorKind::AlreadyExists => {
+                    Err(error.error)
+                }
+                Ok(_) | Err(_) => fs::read_to_string(&path),
+            }
+        };
+        let owner = make().map_err(|source| io_error(&path, "written", source))?;
+        Ok(Owner(owner.trim().to_owned()))
     }
 
     /// Makes the folder of a new run.
@@ -214,7 +225,8 @@ impl Home {
     pub fn find(&self, text: &str) -> Result<RunFolder, FolderError> {
         let as_path = Path::new(text);
         if as_path.join("plan.json").is_file() {
-            return Ok(RunFolder(as_path.to_owned()));
+            let whole = as_path.canonicalize();
+            return Ok(RunFolder(whole.map_err(|source| io_error(as_path, "found", source))?));
         }
         let mut all = self.all()?;
         if text == "last" {

@@ -15,6 +15,7 @@ use std::{
     ffi::OsStr,
     fs::{File, OpenOptions, TryLockError},
     io,
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -56,6 +57,8 @@ impl Guard {
         let child = Command::new(&self.program)
             .args([OsStr::new("guard"), self.folder.path().as_os_str()])
             .current_dir(self.folder.path())
+            // Not in the terminal's group from the very first moment.
+            .process_group(0)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

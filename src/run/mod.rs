@@ -14,7 +14,7 @@ mod stop;
 
 pub use folder::{FolderError, Home, NewPlan, Plan, RunFolder};
 pub use guard::{GRACE, stand};
-pub use runner::Why;
+pub use runner::{LEASE_LIMIT, LEASE_MARGIN, Why};
 pub use state::{Facts, RunState};
 pub use stop::{Ladder, Stop};
 
@@ -274,9 +274,15 @@ fn out_path(setting: &Setting) -> Option<PathBuf> {
 /// Where the errors go: beside the completions.
 fn errors_path(setting: &Setting) -> PathBuf {
     match &setting.plan.out {
-        Some(path) if path != Path::new("-") => path.with_extension("errors.jsonl"),
+        Some(path) if path != Path::new("-") => errors_beside(path),
         Some(_) | None => setting.folder.errors(),
     }
+}
+
+/// Where the errors of completions in this file go: `out.jsonl` has `out.errors.jsonl`.
+pub fn errors_beside(out: &Path) -> PathBuf {
+    let name = out.file_name().unwrap_or_default().to_string_lossy();
+    out.with_file_name(format!("{}.errors.jsonl", name.strip_suffix(".jsonl").unwrap_or(&name)))
 }
 
 fn engine_name(plan: &Plan) -> String {

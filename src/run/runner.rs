@@ -56,7 +56,10 @@ const DRAIN_LIMIT: Duration = Duration::from_mins(2);
 const ATTEMPTS: u32 = 3;
 
 /// How long a lease runs at most where no deadline was given.
-const LEASE_LIMIT: Duration = Duration::from_hours(24);
+pub const LEASE_LIMIT: Duration = Duration::from_hours(24);
+
+/// How much longer a lease runs than the run: to finish what was begun, and to give it back.
+pub const LEASE_MARGIN: Duration = Duration::from_mins(10);
 
 /// Why a run's work ended before its end.
 #[derive(Debug, thiserror::Error)]
@@ -342,11 +345,17 @@ impl<'a> Runner<'a> {
             Ok(offer) => offer,
             Err(why) => return self.not_rented(number, why),
         };
+        let stopped = self.tools.ladder.level() != Stop::No;
         let setting = self.tools.setting;
         let Some(slot) = self.slots.iter_mut().find(|slot| slot.number == number) else {
             return Ok(());
         };
-        let time = setting.plan.deadline.unwrap_or(LEASE_LIMIT);
+        if stopped {
+            slot.stand = Stand::Vacant;
+            return Ok(());
+        }
+        // It is over some time after the run has been told to stop.
+        let time = setting.plan.deadline.unwrap_or(LEASE_LIMIT) + LEASE_MARGIN;
         let expires = clock::after(clock::now(), time);
         let stamp = Stamp::new(&setting.owner, &setting.plan.run, number, slot.attempt, expires);
         let label = stamp.label();
@@ -357,7 +366,8 @@ impl<'a> Runner<'a> {
             worst: offer.price.over(time),
             expires,
         };
-        let order = Order::new(offer, label.clone(), self.tools.key.public_line());
+        let mut order = Order::new(offer, label.clone(), self.tools.key.public_line());
+        order.expires = Some(clock::to_system(expires));
         self.leases.order(order, terms)?;
         slot.stand = Stand::Renting(label);
         self.phase(number, SlotPhase::Renting);
@@ -721,7 +731,12 @@ impl<'a> Runner<'a> {
     }
 
     fn reason_to_end(&mut self) -> Result<(), Why> {
-        if self.is_done() || self.tools.ladder.level() != Stop::No {
+        if self.is_done() {
+            return Ok(());
+        }
+        if self.tools.ladder.level() != Stop::No {
+            // Perhaps the loop saw it before the branch that says so did.
+            self.why.get_or_insert_with(|| Why::Stopped("stopped".to_owned()));
             return Ok(());
         }
         Err(Why::NoInstance(self.last_loss.take().unwrap_or_default()))
@@ -751,10 +766,11 @@ impl<'a> Runner<'a> {
             self.why.get_or_insert_with(|| Why::Stopped(reason.to_owned()));
             self.tools.ladder.raise(stop);
         };
-        if plan.deadline.is_some_and(|deadline| deadline <= self.tools.begun.elapsed()) {
+        if plan.deadline.unwrap_or(LEASE_LIMIT) <= self.tools.begun.elapsed() {
             limit(Stop::Drain, "the deadline has come");
         }
-        if let Some(budget) = plan.budget.filter(|budget| 0 < budget.0) {
+        // A budget of nothing is kept by what costs nothing.
+        if let Some(budget) = plan.budget.filter(|_| 0 < spent.0) {
             if budget.0 * 95 / 100 <= spent.0 {
                 limit(Stop::Drain, "the budget is spent");
             }

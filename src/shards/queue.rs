@@ -216,6 +216,8 @@ impl Queue {
     /// Notes that a worker holds prompts which this session didn't give it, having outlived the
     /// program that did. Those not read yet are held as soon as they are.
     pub fn claim(&mut self, worker: WorkerId, indices: &[u64]) {
+        // It says all that it holds: what it held before and doesn't any more is free.
+        self.claimed.retain(|_, holder| *holder != worker);
         let claimed: BTreeSet<u64> = indices.iter().copied().collect();
         for index in &claimed {
             match self.held.get_mut(index) {

@@ -16,11 +16,18 @@ use crate::{
     },
 };
 use providers::{Instance, Label, Marketplace};
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 use tokio::{
     sync::mpsc::{Sender, UnboundedReceiver},
     task::JoinHandle,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 use wire::{
     CodecError, Completion, EngineFacts, FrameReader, FrameWriter, Job, Phase, Prompt, Status,
@@ -32,6 +39,12 @@ const OUTAGE_LIMIT: Duration = Duration::from_mins(10);
 
 /// The shortest and the longest pause before the link is made again.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(10));
+
+/// How long a worker may be silent, which otherwise says something every second.
+const SILENCE: Duration = Duration::from_mins(1);
+
+/// How often in a row a worker may end without an answer before its instance is given up.
+const CRASHES: u32 = 6;
 
 /// Bytes of prompts that go into one message.
 const BATCH_BYTES: usize = 1 << 20;
@@ -140,6 +153,8 @@ enum Broken {
     Start(String),
     #[error("the worker hung up")]
     HungUp,
+    #[error("the worker is silent")]
+    Silent,
     #[error("nobody is left to tell")]
     Unheard,
     #[error("{0}")]
@@ -163,6 +178,7 @@ impl Broken {
             Self::Install(InstallError::Checksum)
             | Self::Codec(_)
             | Self::HungUp
+            | Self::Silent
             | Self::Unheard => None,
             Self::NotReady(_) | Self::Start(_) | Self::Install(_) => instance(),
         }
@@ -171,7 +187,9 @@ impl Broken {
 
 /// Talks to a worker until its instance is lost or nobody listens any more.
 pub async fn talk(talk: Talk, orders: UnboundedReceiver<Say>, said: Sender<(WorkerId, Said)>) {
-    let talker = Talker { talk, orders, said, conversation: 0, path: None, alive: Instant::now() };
+    let answered = Arc::default();
+    let alive = Instant::now();
+    let talker = Talker { talk, orders, said, conversation: 0, path: None, alive, answered };
     talker.run().await;
 }
 
@@ -184,19 +202,31 @@ struct Talker {
     path: Option<String>,
     /// When the instance was last talked to.
     alive: Instant,
+    /// Whether the worker has answered anything in this conversation.
+    answered: Arc<AtomicBool>,
 }
 
 impl Talker {
     async fn run(mut self) {
-        let mut pause = PAUSES.0;
+        let (mut pause, mut crashes) = (PAUSES.0, 0);
         loop {
             let before = self.conversation;
+            self.answered.store(false, Relaxed);
             let broken = match self.converse().await {
                 Ok(()) | Err(Broken::Unheard) => return,
                 Err(broken) => broken,
             };
             let mut loss = broken.loss();
-            if before < self.conversation {
+            if self.answered.load(Relaxed) {
+                (pause, crashes) = (PAUSES.0, 0);
+            } else if before < self.conversation && matches!(broken, Broken::HungUp) {
+                // It was not the link that ended, but the worker.
+                crashes += 1;
+                if CRASHES <= crashes {
+                    let reason = format!("its worker ended {crashes} times without an answer");
+                    loss = loss.or(Some(Loss::Instance(reason)));
+                }
+            } else if before < self.conversation {
                 pause = PAUSES.0;
             } else if loss.is_none() && OUTAGE_LIMIT < self.alive.elapsed() {
                 loss = Some(Loss::Instance(describe(&broken)));
@@ -244,11 +274,12 @@ impl Talker {
         let channel =
             session.exec(&under_sh(&format!("exec {path} attach --folder {folder}"))).await?;
         let mut reader = FrameReader::new(channel.stdout);
-        reader.skip_preamble().await?;
+        timeout(SILENCE, reader.skip_preamble()).await.map_err(|_| Broken::Silent)??;
         let mut writer = FrameWriter::new(channel.stdin, self.talk.generation);
         let hello = ToWorker::Hello { version: VERSION, run: self.talk.run.to_string() };
         writer.send(&hello).await?;
-        let held = match reader.next().await?.ok_or(Broken::HungUp)?.1 {
+        let hello = timeout(SILENCE, reader.next()).await.map_err(|_| Broken::Silent)??;
+        let held = match hello.ok_or(Broken::HungUp)?.1 {
             ToController::Hello { version: VERSION, held } => held,
             ToController::Hello { version, .. } => {
                 let reason = format!("its worker speaks version {version}, and we speak {VERSION}");
@@ -268,8 +299,12 @@ impl Talker {
         while self.orders.try_recv().is_ok() {}
         let attached = Said::Attached { conversation: self.conversation, held };
         self.tell(attached).await?;
-        let ear =
-            Ear { id: self.talk.id, conversation: self.conversation, said: self.said.clone() };
+        let ear = Ear {
+            id: self.talk.id,
+            conversation: self.conversation,
+            said: self.said.clone(),
+            answered: self.answered.clone(),
+        };
         let ended = self.speak(writer, tokio::spawn(ear.listen(reader))).await;
         self.alive = Instant::now();
         ended
@@ -345,14 +380,20 @@ struct Ear {
     id: WorkerId,
     conversation: u64,
     said: Sender<(WorkerId, Said)>,
+    answered: Arc<AtomicBool>,
 }
 
 impl Ear {
     async fn listen(self, mut reader: FrameReader<crate::remote::Stdout>) -> Result<(), Broken> {
         let conversation = self.conversation;
-        while let Some((_, message)) = reader.next().await? {
+        loop {
+            let heard = timeout(SILENCE, reader.next()).await.map_err(|_| Broken::Silent)??;
+            let Some((_, message)) = heard else {
+                return Err(Broken::HungUp);
+            };
             let said = match message {
                 ToController::Completions { through, completions } => {
+                    self.answered.store(true, Relaxed);
                     Said::Completions { conversation, through, completions }
                 }
                 ToController::Status(status) => match phase(&status) {
@@ -367,7 +408,6 @@ impl Ear {
             };
             self.said.send((self.id, said)).await.map_err(|_| Broken::Unheard)?;
         }
-        Err(Broken::HungUp)
     }
 }
 

@@ -232,7 +232,11 @@ impl Worker {
     }
 
     fn next_to_say(&mut self) -> ToController {
-        if let Some(message) = self.to_say.pop_front() {
+        // Bad news ends the conversation, so whatever is answered goes before it.
+        let bad_news = matches!(self.to_say.front(), Some(ToController::Broken { .. }));
+        if !(bad_news && self.sent_through < self.spool.last())
+            && let Some(message) = self.to_say.pop_front()
+        {
             return message;
         }
         if let Some((through, completions)) = self.spool.batch(self.sent_through, BATCH_BYTES) {
