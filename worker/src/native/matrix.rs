@@ -10,13 +10,12 @@
 
 use super::{
     kernel::{PANEL, TILE, accumulate, width_for},
+    loops::{WidenBf16, WidenF16},
+    simd::vectorized,
     tensor::Tensor,
 };
 use crate::engine::EngineError;
-use half::{
-    bf16, f16,
-    slice::{HalfBitsSliceExt, HalfFloatSliceExt},
-};
+use half::{bf16, f16};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -221,11 +220,11 @@ impl Matrix {
                 let range = panel * self.depth * PANEL..(panel + 1) * self.depth * PANEL;
                 match &self.data {
                     Data::F32(data) => product(tiles, 0, data[range].as_chunks().0, out),
-                    Data::F16(data) => widened(tiles, &data[range], out, |bits, wide| {
-                        bits.reinterpret_cast::<f16>().convert_to_f32_slice(wide);
+                    Data::F16(data) => widened(tiles, &data[range], out, |bits, out| {
+                        vectorized(WidenF16 { bits, out });
                     }),
-                    Data::Bf16(data) => widened(tiles, &data[range], out, |bits, wide| {
-                        bits.reinterpret_cast::<bf16>().convert_to_f32_slice(wide);
+                    Data::Bf16(data) => widened(tiles, &data[range], out, |bits, out| {
+                        vectorized(WidenBf16 { bits, out });
                     }),
                 }
             },
