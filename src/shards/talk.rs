@@ -16,14 +16,7 @@ use crate::{
     },
 };
 use providers::{Instance, Label, Marketplace};
-use std::{
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio::{
     sync::mpsc::{Sender, UnboundedReceiver},
     task::JoinHandle,
@@ -43,8 +36,10 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_
 /// How long a worker may be silent, which otherwise says something every second.
 const SILENCE: Duration = Duration::from_mins(1);
 
-/// How often in a row a worker may end without an answer before its instance is given up.
+/// How often in a row a worker may end soon after it was reached before its instance is given up,
+/// and what is soon.
 const CRASHES: u32 = 6;
+const SOON: Duration = Duration::from_secs(30);
 
 /// Bytes of prompts that go into one message.
 const BATCH_BYTES: usize = 1 << 20;
@@ -187,9 +182,8 @@ impl Broken {
 
 /// Talks to a worker until its instance is lost or nobody listens any more.
 pub async fn talk(talk: Talk, orders: UnboundedReceiver<Say>, said: Sender<(WorkerId, Said)>) {
-    let answered = Arc::default();
-    let alive = Instant::now();
-    let talker = Talker { talk, orders, said, conversation: 0, path: None, alive, answered };
+    let (alive, begun) = (Instant::now(), Instant::now());
+    let talker = Talker { talk, orders, said, conversation: 0, path: None, alive, begun };
     talker.run().await;
 }
 
@@ -202,8 +196,8 @@ struct Talker {
     path: Option<String>,
     /// When the instance was last talked to.
     alive: Instant,
-    /// Whether the worker has answered anything in this conversation.
-    answered: Arc<AtomicBool>,
+    /// When the last conversation began.
+    begun: Instant,
 }
 
 impl Talker {
@@ -211,22 +205,22 @@ impl Talker {
         let (mut pause, mut crashes) = (PAUSES.0, 0);
         loop {
             let before = self.conversation;
-            self.answered.store(false, Relaxed);
             let broken = match self.converse().await {
                 Ok(()) | Err(Broken::Unheard) => return,
                 Err(broken) => broken,
             };
             let mut loss = broken.loss();
-            if self.answered.load(Relaxed) {
+            let talked = before < self.conversation;
+            if talked && SOON < self.begun.elapsed() {
                 (pause, crashes) = (PAUSES.0, 0);
-            } else if before < self.conversation && matches!(broken, Broken::HungUp) {
+            } else if talked && matches!(broken, Broken::HungUp) {
                 // It was not the link that ended, but the worker.
                 crashes += 1;
                 if CRASHES <= crashes {
-                    let reason = format!("its worker ended {crashes} times without an answer");
+                    let reason = format!("its worker ended {crashes} times soon after its start");
                     loss = loss.or(Some(Loss::Instance(reason)));
                 }
-            } else if before < self.conversation {
+            } else if talked {
                 pause = PAUSES.0;
             } else if loss.is_none() && OUTAGE_LIMIT < self.alive.elapsed() {
                 loss = Some(Loss::Instance(describe(&broken)));
@@ -294,17 +288,13 @@ impl Talker {
         };
         writer.send(&ToWorker::Work(self.talk.job.clone())).await?;
         self.conversation += 1;
-        self.alive = Instant::now();
+        (self.alive, self.begun) = (Instant::now(), Instant::now());
         // What was to be said in an earlier conversation is said anew by whoever hears this.
         while self.orders.try_recv().is_ok() {}
         let attached = Said::Attached { conversation: self.conversation, held };
         self.tell(attached).await?;
-        let ear = Ear {
-            id: self.talk.id,
-            conversation: self.conversation,
-            said: self.said.clone(),
-            answered: self.answered.clone(),
-        };
+        let ear =
+            Ear { id: self.talk.id, conversation: self.conversation, said: self.said.clone() };
         let ended = self.speak(writer, tokio::spawn(ear.listen(reader))).await;
         self.alive = Instant::now();
         ended
@@ -380,7 +370,6 @@ struct Ear {
     id: WorkerId,
     conversation: u64,
     said: Sender<(WorkerId, Said)>,
-    answered: Arc<AtomicBool>,
 }
 
 impl Ear {
@@ -393,7 +382,6 @@ impl Ear {
             };
             let said = match message {
                 ToController::Completions { through, completions } => {
-                    self.answered.store(true, Relaxed);
                     Said::Completions { conversation, through, completions }
                 }
                 ToController::Status(status) => match phase(&status) {

@@ -70,6 +70,21 @@ fn an_existing_output_is_not_overwritten() {
 }
 
 #[test]
+fn the_prompts_and_another_runs_errors_are_never_overwritten() {
+    let user = User::new();
+    user.file("x.errors.jsonl", numbered(3));
+    let run = ["run", "x.errors.jsonl", "--engine", "echo", "--out", "x.jsonl"];
+    for arguments in [&run[..], &[&run[..], &["--force"]].concat()] {
+        let told = refused(&user, arguments, 2);
+        assert!(told.contains("x.errors.jsonl` holds the prompts"), "{told}");
+    }
+    user.file("prompts.jsonl", numbered(1));
+    let told = refused(&user, &["run", "prompts.jsonl", "--engine", "echo", "--out", "x.jsonl"], 2);
+    assert!(told.contains("x.errors.jsonl` is there already"), "{told}");
+    assert_eq!(fs::read_to_string(user.folder().join("x.errors.jsonl")).unwrap(), numbered(3));
+}
+
+#[test]
 fn a_marketplace_that_is_unknown_is_named() {
     let user = User::new();
     user.file("prompts.jsonl", numbered(1));

@@ -87,3 +87,18 @@ fn the_third_interrupt_leaves_and_says_what_is_owed_and_how_to_end_it() {
     user.done(&["cleanup", "--yes"]);
     user.assert_nothing_left();
 }
+
+#[test]
+fn an_interrupt_at_any_moment_is_told_by_the_exit_code() {
+    for moment in [0, 20, 60, 150, 400] {
+        let user = User::new();
+        user.file("prompts.jsonl", numbered(PROMPTS));
+        let program = user.start(&["run", "prompts.jsonl", "--engine", "echo", "--echo-pace", "5"]);
+        user.only_instance();
+        std::thread::sleep(std::time::Duration::from_millis(moment));
+        signal(&program.id().to_string(), "HUP");
+        let output = program.wait_with_output().expect("it ends");
+        assert_eq!(output.status.code(), Some(6), "{moment} ms\n{}", conversation(&output));
+        user.assert_nothing_left();
+    }
+}

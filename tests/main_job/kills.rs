@@ -223,3 +223,43 @@ fn a_guard_that_dies_is_replaced() {
     assert_eq!(ids(&user.folder().join("out.jsonl")), numbered_ids(PROMPTS));
     user.assert_nothing_left();
 }
+
+#[test]
+fn a_worker_that_keeps_dying_ends_the_run() {
+    let user = User::new();
+    user.file("prompts.jsonl", numbered(PROMPTS));
+    let mut program = user.start(&["run", "prompts.jsonl", "--engine", "echo", "--echo-pace", "1"]);
+    let home = user.folder().join("home");
+    user.only_instance();
+    let status = eventually("the end", || {
+        for worker in pids_in(&home, "serve") {
+            // Long enough to be talked to, and not to answer.
+            sleep(Duration::from_millis(300));
+            signal(&worker, "9");
+        }
+        program.try_wait().expect("it can be asked")
+    });
+    assert_eq!(status.code(), Some(1));
+    let output = program.wait_with_output().expect("it has ended");
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(told.contains("no instance could be had"), "{told}");
+    user.assert_nothing_left();
+}
+
+#[test]
+fn what_a_damaged_ledger_has_rented_is_ended_by_its_label() {
+    let user = User::new();
+    user.file("prompts.jsonl", numbered(PROMPTS));
+    let mut program = user.start(&RUN);
+    user.only_instance();
+    program.kill().expect("it can be killed");
+    program.wait().expect("it ends");
+    let ledger = user.only_run().join("ledger");
+    let mut bytes = std::fs::read(&ledger).expect("there is one");
+    bytes[20] ^= 1;
+    std::fs::write(&ledger, bytes).expect("it can be damaged");
+    let resume = user.run(&["resume", "last"]);
+    assert_eq!(resume.status.code(), Some(70), "{}", conversation(&resume));
+    user.done(&["cleanup", "--yes"]);
+    user.assert_nothing_left();
+}

@@ -99,6 +99,15 @@ fn what_a_worker_held_before_this_session_is_not_given_to_another() {
 }
 
 #[test]
+fn what_a_restarted_worker_no_longer_holds_is_free() {
+    let (mut queue, a, b) = (queue(10), WorkerId(1), WorkerId(2));
+    queue.claim(a, &[5]);
+    queue.claim(a, &[]);
+    queue.push(item(5));
+    assert_eq!(indices(&queue.take(b, 9, usize::MAX)), [5]);
+}
+
+#[test]
 fn prompts_done_before_are_not_done_again() {
     let mut done = Bits::new(3);
     done.insert(1);
