@@ -100,7 +100,7 @@ fn what_a_worker_held_before_this_session_is_not_given_to_another() {
 
 #[test]
 fn what_a_restarted_worker_no_longer_holds_is_free() {
-    let (mut queue, a, b) = (queue(10), WorkerId(1), WorkerId(2));
+    let (mut queue, a, b) = (Queue::new(Bits::new(10)), WorkerId(1), WorkerId(2));
     queue.claim(a, &[5]);
     queue.claim(a, &[]);
     queue.push(item(5));
