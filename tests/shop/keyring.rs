@@ -11,7 +11,7 @@ const SESSION: &str = r"
 ";
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs dbus-run-session and gnome-keyring-daemon, which CI installs"]
+#[ignore = "needs dbus-run-session and gnome-keyring-daemon; run it with --include-ignored"]
 async fn a_key_is_kept_in_the_keyring_found_there_and_forgotten() {
     let shopper = Shopper::new().await;
     let program = env!("CARGO_BIN_EXE_piecework");
