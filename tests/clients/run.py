@@ -34,6 +34,9 @@ def main() -> int:
         check(options.client, json.loads(options.addresses))
         return 0
     python = prepare(options.venv)
+    if not python:
+        print(f"skipped: {', '.join(CLIENTS)}: they can't be installed here", flush=True)
+        return 0
     fakecloud = options.fakecloud or build()
     failed = []
     with tempfile.TemporaryDirectory() as home:
@@ -55,15 +58,19 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def prepare(folder: pathlib.Path) -> pathlib.Path:
-    """The Python of an environment that has the clients, made if it isn't there."""
+def prepare(folder: pathlib.Path) -> pathlib.Path | None:
+    """The Python of an environment that has the clients, made if it isn't there.
+
+    None where Python can't make one, or no package index is in reach.
+    """
     python = folder / "bin" / "python"
     wanted = (HERE / "requirements.txt").read_text()
     mark = folder / "requirements.txt"
     if not mark.exists() or mark.read_text() != wanted:
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+        make = [sys.executable, "-m", "venv", folder]
         install = [python, "-m", "pip", "install", "--quiet", "-r", HERE / "requirements.txt"]
-        subprocess.run(install, check=True)
+        if subprocess.run(make).returncode or subprocess.run(install).returncode:
+            return None
         mark.write_text(wanted)
     return python
 
