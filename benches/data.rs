@@ -4,7 +4,7 @@
 #![expect(clippy::print_stdout, reason = "its figures are its output")]
 
 use piecework::{
-    prompts::{Entry, Input, Options, spawn_reader, survey},
+    prompts::{Entry, Input, Options, Source, spawn_reader, survey},
     shards::{Bits, Item, Out, Queue, Record, RunFiles, Sink, WorkerId, order},
 };
 use std::{
@@ -30,7 +30,8 @@ fn main() {
     let size = fs::metadata(&path).expect("it was written").len();
     println!("{prompts} prompts of {bytes} bytes, {} MB", size / 1_000_000);
 
-    let input = Input { path, options: Options::default() };
+    let source = Source::file(&path).expect("there is a folder to be in");
+    let input = Input { sources: vec![source], options: Options::default() };
     let step = Step::start("survey");
     let survey = survey(&input, |_| ()).expect("it has prompts");
     step.end(prompts, size);
@@ -60,7 +61,12 @@ fn main() {
     });
     step.end(prompts, size);
 
-    let files = RunFiles { folder: folder.path().to_owned(), run: "bench".into(), prompts };
+    let files = RunFiles {
+        folder: folder.path().to_owned(),
+        run: "bench".into(),
+        prompts,
+        inputs: Vec::new(),
+    };
     let body = format!(
         "{{\"choices\":[{{\"text\":\"{}\"}}],\
          \"usage\":{{\"prompt_tokens\":1000,\"completion_tokens\":200}}}}",

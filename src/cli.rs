@@ -74,13 +74,14 @@ pub enum Command {
 /// What `provision-and-run` takes.
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// The prompts: a file of JSON lines or of plain lines, or `-` for standard input.
+    /// The prompts: files of JSON lines, plain lines, CSV or Parquet, also packed with gzip or
+    /// zstd; patterns such as `'data/*.jsonl'`; or `-` for standard input.
     #[arg(
         required = false,
         required_unless_present = "prompt_count",
         default_value_if("prompt_count", ArgPredicate::IsPresent, "-")
     )]
-    pub prompts: PathBuf,
+    pub prompts: Vec<PathBuf>,
     /// The model: a known name, `owner/name` on a hub, or a path.
     #[arg(long, short, env = "PIECEWORK_MODEL", value_name = "MODEL")]
     pub model: Option<String>,
@@ -111,6 +112,16 @@ pub struct RunArgs {
     /// How the prompts are written, where that can't be told by looking.
     #[arg(long, value_enum)]
     pub format: Option<FormatName>,
+    /// The column, or the field of a JSON line, that is the prompt.
+    #[arg(long, value_name = "NAME", conflicts_with = "template")]
+    pub prompt_column: Option<String>,
+    /// The column, or the field of a JSON line, that is the prompt's id.
+    #[arg(long, value_name = "NAME")]
+    pub id_column: Option<String>,
+    /// Makes the prompt of a row's fields, such as `'Summarise: {{text}}'`, in the language of
+    /// Jinja. A plain line is the field `text`.
+    #[arg(long, value_name = "TEXT")]
+    pub template: Option<String>,
     /// Gives `prompt`s to the model as they are, without its chat template.
     #[arg(long)]
     pub raw: bool,
@@ -358,6 +369,10 @@ pub enum FormatName {
     Jsonl,
     /// Each line is a prompt.
     Text,
+    /// A table whose first row names its columns.
+    Csv,
+    /// A table in Apache Parquet.
+    Parquet,
 }
 
 /// Numbers to compute with, as they are typed.

@@ -4,7 +4,7 @@
 use crate::{
     catalogue::{self, ModelError},
     cli::{EngineName, FormatName, PrecisionName, RunArgs},
-    prompts::{Format, LINE_LIMIT, Options},
+    prompts::{Format, LINE_LIMIT, Options, PromptsError, check_template},
 };
 use etcetera::{BaseStrategy, HomeDirError, base_strategy::choose_base_strategy};
 use providers::{Mib, Usd, UsdPerHour};
@@ -65,6 +65,9 @@ pub enum SettingsError {
     /// There is no such model.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// The template makes no sense.
+    #[error(transparent)]
+    Template(#[from] PromptsError),
     /// There is nowhere to keep anything.
     #[error("the user has no home folder; name a folder with `--home`")]
     NoHome(#[from] HomeDirError),
@@ -161,11 +164,17 @@ impl Settings {
         if top_p.is_some_and(|p| !(0.0 < p && p <= 1.0)) {
             return Err(SettingsError::Range { flag: "top-p", range: "above 0 and at most 1" });
         }
+        if let Some(template) = &args.template {
+            check_template(template)?;
+        }
         let limits =
             Limits { threads, kv_bytes: kv.map(|text| size(text)).transpose()?, batch, context };
         Ok(Self {
             prompts: Options {
                 format: args.format.map(format),
+                prompt_column: args.prompt_column.clone(),
+                id_column: args.id_column.clone(),
+                template: args.template.clone(),
                 raw: args.raw,
                 line_limit: LINE_LIMIT,
             },
@@ -323,6 +332,8 @@ fn format(name: FormatName) -> Format {
     match name {
         FormatName::Jsonl => Format::Jsonl,
         FormatName::Text => Format::Text,
+        FormatName::Csv => Format::Csv,
+        FormatName::Parquet => Format::Parquet,
     }
 }
 

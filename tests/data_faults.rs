@@ -2,6 +2,7 @@
 //! the run goes on.
 #![cfg(unix)]
 
+use piecework::prompts::Place;
 use piecework::shards::{Cause, Out, Record, ResultsError, RunFiles, Sink, order};
 use std::{
     env, fs,
@@ -17,7 +18,7 @@ const REPORT: &str = "PIECEWORK_TEST_REPORT";
 const PROMPTS: u64 = 4000;
 
 fn run_files(folder: &Path, prompts: u64) -> RunFiles {
-    RunFiles { folder: folder.to_owned(), run: "r1".into(), prompts }
+    RunFiles { folder: folder.to_owned(), run: "r1".into(), prompts, inputs: Vec::new() }
 }
 
 fn from_environment(name: &str) -> PathBuf {
@@ -31,7 +32,7 @@ fn completion(index: u64) -> Record {
 }
 
 fn failure(index: u64) -> Record {
-    let (line, custom_id, reason) = (index + 1, None, "it is odd".into());
+    let (line, custom_id, reason) = (Place { file: 0, line: index + 1 }, None, "it is odd".into());
     Record::Failed { index, line, custom_id, cause: Cause::Engine, reason }
 }
 

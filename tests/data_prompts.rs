@@ -2,8 +2,8 @@
 
 use piecework::{
     prompts::{
-        Entry, Format, Input, Options, PromptsError, Survey, default_id, spawn_reader, spool,
-        survey,
+        Entry, Format, Input, Options, Place, PromptsError, Source, Survey, default_id,
+        spawn_reader, spool, survey,
     },
     shards::Bits,
 };
@@ -20,7 +20,12 @@ use wire::Form;
 fn input(folder: &TempDir, name: &str, content: impl AsRef<[u8]>) -> Input {
     let path = folder.path().join(name);
     fs::write(&path, content).expect("there is room");
-    Input { path, options: Options::default() }
+    of(&path)
+}
+
+fn of(path: &Path) -> Input {
+    let source = Source::file(path).expect("there is a folder to be in");
+    Input { sources: vec![source], options: Options::default() }
 }
 
 fn temporary() -> TempDir {
@@ -42,7 +47,8 @@ async fn read(input: &Input) -> (Survey, Vec<Entry>) {
     let entries = entries(input, &survey, Bits::new(survey.prompts)).await;
     let bad = entries.iter().filter(|entry| matches!(entry, Entry::Bad { .. })).count();
     assert_eq!((survey.prompts, survey.bad), (entries.len() as u64, bad as u64));
-    assert_eq!(survey.bytes, fs::metadata(&input.path).expect("it is there").len());
+    let size = |source: &Source| fs::metadata(&source.path).expect("it is there").len();
+    assert_eq!(survey.bytes, input.sources.iter().map(size).sum::<u64>());
     for (position, entry) in entries.iter().enumerate() {
         let (Entry::Good { prompt: wire::Prompt { index, .. }, .. } | Entry::Bad { index, .. }) =
             entry;
@@ -51,16 +57,24 @@ async fn read(input: &Input) -> (Survey, Vec<Entry>) {
     (survey, entries)
 }
 
+/// A place as text: a line of the first file is only a number.
+fn at(place: Place) -> String {
+    match place {
+        Place { file: 0, line } => line.to_string(),
+        Place { file, line } => format!("{file}:{line}"),
+    }
+}
+
 /// Entries as text: a line each.
 fn shown(entries: &[Entry]) -> String {
     let mut text = String::new();
     for entry in entries {
         let written = match entry {
             Entry::Good { prompt, custom_id, line } => {
-                writeln!(text, "{line} {custom_id} {:?} {}", prompt.form, prompt.body)
+                writeln!(text, "{} {custom_id} {:?} {}", at(*line), prompt.form, prompt.body)
             }
             Entry::Bad { line, custom_id, reason, .. } => {
-                writeln!(text, "{line} {custom_id:?} bad: {reason}")
+                writeln!(text, "{} {custom_id:?} bad: {reason}", at(*line))
             }
         };
         written.expect("a string can be written to");
@@ -124,8 +138,7 @@ async fn a_format_that_is_given_is_not_guessed() {
     let folder = temporary();
     let mut input = input(&folder, "a.txt", "{\"prompt\": \"x\"}");
     input.options.format = Some(Format::Jsonl);
-    let (survey, entries) = read(&input).await;
-    assert_eq!(survey.format, Format::Jsonl);
+    let (_, entries) = read(&input).await;
     assert_eq!(shown(&entries), "1 prompt-0 Auto {\"prompt\": \"x\"}\n");
 }
 
@@ -240,7 +253,7 @@ async fn a_line_over_the_limit_is_bad_and_the_next_is_read() {
         "1 prompt-0 Auto {\"prompt\":\"a\"}\n2 None bad: the line is longer than 1048576 bytes\n\
          3 prompt-2 Auto {\"prompt\":\"b\"}\n"
     );
-    assert_eq!(survey.first_bad[0].line, 2);
+    assert_eq!(survey.first_bad[0].line.line, 2);
 }
 
 #[tokio::test]
@@ -261,7 +274,7 @@ fn an_input_that_is_no_input_is_a_clear_error() {
         let error = survey(input, |_| ()).expect_err("it has no prompts").to_string();
         error.replace(&folder.path().display().to_string(), "FOLDER")
     };
-    let missing = Input { path: folder.path().join("none"), options: Options::default() };
+    let missing = of(&folder.path().join("none"));
     assert_eq!(
         shown(&missing),
         "there is no file `FOLDER/none`; check its name and the folder you are in"
@@ -270,8 +283,11 @@ fn an_input_that_is_no_input_is_a_clear_error() {
     for content in ["", "\n\n", " \r\n\t\n"] {
         assert_eq!(shown(&input(&folder, "a", content)), empty);
     }
-    let directory = Input { path: folder.path().to_owned(), options: Options::default() };
-    assert_eq!(shown(&directory), "`FOLDER` is a folder; give a file in it");
+    let directory = of(folder.path());
+    assert_eq!(
+        shown(&directory),
+        "`FOLDER` is a folder; give a file in it, or all of them as `FOLDER/*.jsonl`"
+    );
 }
 
 #[test]
@@ -280,7 +296,7 @@ fn a_changed_file_is_refused_and_the_error_says_how_to_go_on() {
     let input = input(&folder, "a", "one\ntwo\n");
     let first = survey(&input, |_| ()).expect("it has prompts");
     first.check_unchanged(&input, &first.fingerprint).expect("it is the same");
-    fs::write(&input.path, "one\nTwo\n").expect("there is room");
+    fs::write(&input.sources[0].path, "one\nTwo\n").expect("there is room");
     let second = survey(&input, |_| ()).expect("it has prompts");
     let error = second.check_unchanged(&input, &first.fingerprint).expect_err("it has changed");
     let shown = error.to_string().replace(&folder.path().display().to_string(), "FOLDER");
@@ -302,7 +318,7 @@ async fn a_file_that_changes_between_survey_and_reading_is_an_error() {
     for changed in ["one\n", "one\ntwo\nthree\n"] {
         let input = input(&folder, "a", "one\ntwo\n");
         let survey = survey(&input, |_| ()).expect("it has prompts");
-        fs::write(&input.path, changed).expect("there is room");
+        fs::write(&input.sources[0].path, changed).expect("there is room");
         let mut reader = spawn_reader(&input, &survey, Bits::new(2)).expect("the file is there");
         let error = loop {
             match reader.next().await.expect("the change is seen before the end") {
@@ -382,8 +398,8 @@ async fn a_hundred_thousand_lines_of_any_kind_each_become_one_entry() {
     let found: Vec<_> = entries
         .iter()
         .map(|entry| match entry {
-            Entry::Good { line, .. } => (*line, true),
-            Entry::Bad { line, .. } => (*line, false),
+            Entry::Good { line, .. } => (line.line, true),
+            Entry::Bad { line, .. } => (line.line, false),
         })
         .collect();
     assert!(found == expected);

@@ -1,5 +1,6 @@
 //! Results on their way to disk and into order: nothing is lost, doubled or half there.
 
+use piecework::prompts::Place;
 use piecework::shards::{
     Bits, Cause, Out, Record, ResultsError, RunFiles, Sink, Ticket, check_writable, finished,
     order, reopen,
@@ -10,7 +11,12 @@ use tempfile::TempDir;
 
 fn folder(prompts: u64) -> (TempDir, RunFiles) {
     let folder = TempDir::new().expect("there is room for a folder");
-    let files = RunFiles { folder: folder.path().to_owned(), run: "r1".into(), prompts };
+    let files = RunFiles {
+        folder: folder.path().to_owned(),
+        run: "r1".into(),
+        prompts,
+        inputs: Vec::new(),
+    };
     (folder, files)
 }
 
@@ -23,7 +29,7 @@ fn completion(index: u64, text: &str) -> Record {
 }
 
 fn error(index: u64) -> Record {
-    let (line, custom_id, reason) = (index + 1, None, "it is odd".into());
+    let (line, custom_id, reason) = (Place { file: 0, line: index + 1 }, None, "it is odd".into());
     Record::Failed { index, line, custom_id, cause: Cause::BadLine, reason }
 }
 

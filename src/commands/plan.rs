@@ -16,7 +16,7 @@ use crate::{
     settings::Settings,
 };
 use providers::{Mib, Need};
-use std::{fs::File, io, path::Path};
+use std::path::Path;
 use wire::EngineKind;
 
 /// Bytes of a request's body for a token of its prompt: English text, and some JSON around it.
@@ -132,18 +132,9 @@ fn look(
     args: &RunArgs,
     settings: &Settings,
 ) -> Result<Survey, Box<dyn std::error::Error + Send + Sync>> {
-    let options = settings.prompts.clone();
-    if !prompts::must_be_spooled(&args.prompts) {
-        return Ok(prompts::survey(&Input { path: args.prompts.clone(), options }, |_| {})?);
-    }
     let folder = tempfile::tempdir()?;
-    let path = folder.path().join("prompts");
-    if args.prompts == Path::new("-") {
-        prompts::spool(io::stdin().lock(), &path)?;
-    } else {
-        prompts::spool(File::open(&args.prompts)?, &path)?;
-    }
-    Ok(prompts::survey(&Input { path, options }, |_| {})?)
+    let sources = prompts::gather(&args.prompts, |file| folder.path().join(file.to_string()))?;
+    Ok(prompts::survey(&Input { sources, options: settings.prompts.clone() }, |_| {})?)
 }
 
 /// The most tokens of an answer, where a prompt doesn't say.

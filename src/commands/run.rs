@@ -19,11 +19,7 @@ use crate::{
     settings::{self, Settings},
 };
 use providers::{Host, Label, Offer, Usd};
-use std::{
-    fs::File,
-    io,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 use tokio::sync::mpsc::unbounded_channel;
 
 /// How many bad lines are shown. All are in the errors file in the end.
@@ -31,7 +27,8 @@ const BAD_LINES_SHOWN: usize = 3;
 
 /// Runs.
 pub(super) async fn run(args: RunArgs, home: Option<&Path>) -> Result<Exit, CommandError> {
-    must_be_text([&*args.prompts].into_iter().chain(args.out.as_deref()).chain(home))?;
+    let prompts = args.prompts.iter().map(PathBuf::as_path);
+    must_be_text(prompts.chain(args.out.as_deref()).chain(home))?;
     let settings = Settings::new(&args)?;
     let worker = settings::worker(args.telling.worker.as_deref())?;
     let out = args.out.as_deref().map(|out| usable_out(out, &args.prompts, args.force));
@@ -52,7 +49,7 @@ pub(super) async fn run(args: RunArgs, home: Option<&Path>) -> Result<Exit, Comm
             return Err(error);
         }
     };
-    tell_bad_lines(&survey);
+    tell_bad_lines(&input, &survey);
     let what = describe(&offer);
     let worst = worst(&settings, &offer);
     report_plan(&settings, &survey, &what, &offer, worst);
@@ -184,18 +181,14 @@ async fn prepare(
     folder: &RunFolder,
 ) -> Result<(Input, Survey, Offer), CommandError> {
     let failed = |error| CommandError::new(Exit::Failed, error);
-    let path = if prompts::must_be_spooled(&args.prompts) {
-        spool(&args.prompts, folder.stdin())?
-    } else {
-        std::path::absolute(&args.prompts).map_err(|e| CommandError::new(Exit::Failed, e))?
-    };
-    let input = Input { path, options: settings.prompts.clone() };
-    let survey = tokio::task::spawn_blocking({
-        let input = input.clone();
-        move || prompts::survey(&input, |_| {})
+    let (typed, options, folder) = (args.prompts.clone(), settings.prompts.clone(), folder.clone());
+    let looked = tokio::task::spawn_blocking(move || {
+        let sources = prompts::gather(&typed, |file| folder.spooled(file))?;
+        let input = Input { sources, options };
+        prompts::survey(&input, |_| {}).map(|survey| (input, survey))
     });
-    let survey = survey.await.map_err(|crash| failed(crash.to_string()))?;
-    let survey = survey.map_err(|error| CommandError::new(Exit::Failed, error))?;
+    let looked = looked.await.map_err(|crash| failed(crash.to_string()))?;
+    let (input, survey) = looked.map_err(|error| CommandError::new(Exit::Failed, error))?;
     let market = markets.get(&settings.provider).ok_or_else(|| {
         let names: Vec<&str> = markets.iter().map(|(name, _)| name).collect();
         let unknown = format!("there is no marketplace `{}`", settings.provider);
@@ -216,19 +209,8 @@ async fn prepare(
     Ok((input, survey, offer))
 }
 
-/// Keeps what can be read only once.
-fn spool(from: &Path, path: PathBuf) -> Result<PathBuf, CommandError> {
-    let stream: Box<dyn io::Read> = if from == Path::new("-") {
-        Box::new(io::stdin().lock())
-    } else {
-        Box::new(File::open(from).map_err(|error| CommandError::new(Exit::Failed, error))?)
-    };
-    prompts::spool(stream, &path).map_err(|error| CommandError::new(Exit::Failed, error))?;
-    Ok(path)
-}
-
 /// The place for the completions, made absolute, unless something is in the way.
-fn usable_out(out: &Path, prompts: &Path, force: bool) -> Result<PathBuf, CommandError> {
+fn usable_out(out: &Path, prompts: &[PathBuf], force: bool) -> Result<PathBuf, CommandError> {
     if out == Path::new("-") {
         return Ok(out.to_owned());
     }
@@ -248,7 +230,8 @@ fn usable_out(out: &Path, prompts: &Path, force: bool) -> Result<PathBuf, Comman
         if !there.is_file() {
             return Err(usage(format!("`{name}` is no plain file; name another with `--out`")));
         }
-        if path.canonicalize().is_ok_and(|path| prompts.canonicalize().is_ok_and(|p| p == path)) {
+        let is_it = |path: &Path| prompts.iter().any(|p| p.canonicalize().is_ok_and(|p| p == path));
+        if path.canonicalize().is_ok_and(|path| is_it(&path)) {
             return Err(usage(format!("`{name}` holds the prompts; name another with `--out`")));
         }
         if !force {
@@ -270,12 +253,16 @@ fn must_be_text<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Result<(), Com
     Ok(())
 }
 
-fn tell_bad_lines(survey: &Survey) {
+fn tell_bad_lines(input: &Input, survey: &Survey) {
     if survey.bad == 0 {
         return;
     }
     for bad in survey.first_bad.iter().take(BAD_LINES_SHOWN) {
-        report::note(&format!("warning: line {}: {}", bad.line, bad.reason));
+        let file = match input.sources.as_slice() {
+            [_] => String::new(),
+            several => format!("{}, ", several[bad.line.file as usize].name),
+        };
+        report::note(&format!("warning: {file}line {}: {}", bad.line.line, bad.reason));
     }
     let all = words::plural(survey.bad, "bad line");
     report::note(&format!("warning: {all} will be in the errors file; the rest is done"));

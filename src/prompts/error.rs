@@ -2,12 +2,62 @@
 
 use std::{io, path::PathBuf};
 
+/// The columns of a table, as a message lists them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Columns(pub Vec<String>);
+
+impl std::fmt::Display for Columns {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let shown: Vec<String> = self.0.iter().take(20).map(|name| format!("`{name}`")).collect();
+        write!(f, "{}{}", shown.join(", "), if 20 < self.0.len() { ", …" } else { "" })
+    }
+}
+
 /// Why an input can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum PromptsError {
     /// There is no such file.
     #[error("there is no file `{}`; check its name and the folder you are in", .0.display())]
     Missing(PathBuf),
+    /// Nothing has a name that matches.
+    #[error("no file matches `{}`; check it and the folder you are in", .0.display())]
+    NoMatch(PathBuf),
+    /// Something that can't be read as a pattern of names.
+    #[error("`{}` is no pattern of file names: {why}", pattern.display())]
+    Pattern {
+        /// What was typed.
+        pattern: PathBuf,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The template can't be understood.
+    #[error("the template can't be understood: {0}")]
+    Template(String),
+    /// A table without a column that is asked for.
+    #[error("`{}` has no column `{column}`; it has {columns}", path.display())]
+    NoColumn {
+        /// The input.
+        path: PathBuf,
+        /// The column that is missing.
+        column: String,
+        /// Those that are there.
+        columns: Columns,
+    },
+    /// A table of which nothing says where its prompts are.
+    #[error(
+        "`{}` has no column `prompt`; name the one that is meant with `--prompt-column`, or make \
+         prompts of several with `--template`: it has {columns}",
+        path.display()
+    )]
+    NoPromptColumn {
+        /// The input.
+        path: PathBuf,
+        /// The columns that are there.
+        columns: Columns,
+    },
+    /// Columns of something that has none.
+    #[error("`{}` is plain lines, which have no columns; `--template` can use a line as `text`", .0.display())]
+    NoColumns(PathBuf),
     /// It has no prompts.
     #[error("`{}` has no prompts: it is empty, or all its lines are blank", .0.display())]
     Empty(PathBuf),
@@ -28,7 +78,7 @@ pub enum PromptsError {
         .0.display()
     )]
     Changed(PathBuf),
-    /// The file system failed.
+    /// The file system failed, or what is in the file is damaged.
     #[error("`{}` could not be {act}", path.display())]
     Io {
         /// The file.
@@ -81,6 +131,25 @@ pub enum Reason {
     /// A value is missing.
     #[error("`{0}` is missing")]
     Missing(&'static str),
+    /// A field that is to be the prompt or its id, and can't.
+    #[error("the field `{column}` {fault}")]
+    Field {
+        /// Its name.
+        column: String,
+        /// What is wrong with it.
+        fault: &'static str,
+    },
+    /// The template can't be filled in.
+    #[error("the template can't be filled in: {0}")]
+    Template(String),
+    /// A row of a table that has cells without a column, or columns without a cell.
+    #[error("the row has {found} cells, and the table {columns} columns")]
+    Cells {
+        /// How many it has.
+        found: usize,
+        /// How many it should have.
+        columns: usize,
+    },
     /// A request that isn't for a completion.
     #[error("`url` is `{0}`; it can be `/v1/chat/completions` or `/v1/completions`")]
     UnknownUrl(String),

@@ -1,7 +1,10 @@
 //! Lines out of a stream of bytes, without copying them and without holding more than one.
 
 use memchr::memchr;
-use std::io::{self, Read};
+use std::{
+    io::{self, Read},
+    ops::Range,
+};
 
 /// Bytes read at once.
 const CHUNK: usize = 1 << 20;
@@ -31,6 +34,10 @@ pub struct Lines<R> {
     limit: usize,
     /// Bytes of the present line that were skipped, once it is over the limit.
     skipped: u64,
+    /// The present line: where it is in the buffer, unless it is over the limit.
+    line: Option<Range<usize>>,
+    line_offset: u64,
+    line_ended: bool,
     number: u64,
     offset: u64,
     exhausted: bool,
@@ -47,6 +54,9 @@ impl<R: Read> Lines<R> {
             end: 0,
             limit,
             skipped: 0,
+            line: None,
+            line_offset: 0,
+            line_ended: false,
             number: 0,
             offset: 0,
             exhausted: false,
@@ -55,6 +65,21 @@ impl<R: Read> Lines<R> {
 
     /// The next line. None after the last.
     pub fn next_line(&mut self) -> io::Result<Option<Line<'_>>> {
+        Ok(self.advance()?.then(|| self.line()))
+    }
+
+    /// The line that [`Self::advance`] came to.
+    pub(super) fn line(&self) -> Line<'_> {
+        Line {
+            number: self.number,
+            offset: self.line_offset,
+            bytes: self.line.clone().map(|range| &self.buffer[range]),
+            ended: self.line_ended,
+        }
+    }
+
+    /// Goes to the next line. False after the last.
+    pub(super) fn advance(&mut self) -> io::Result<bool> {
         let (length, ended) = loop {
             if let Some(at) = memchr(b'\n', &self.buffer[self.searched..self.end]) {
                 break (self.searched + at - self.start, true);
@@ -66,7 +91,7 @@ impl<R: Read> Lines<R> {
             }
             if self.exhausted {
                 if self.skipped == 0 && self.start == self.end {
-                    return Ok(None);
+                    return Ok(false);
                 }
                 break (self.end - self.start, false);
             }
@@ -79,8 +104,9 @@ impl<R: Read> Lines<R> {
         self.offset += skipped + length as u64 + u64::from(ended);
         self.number += 1;
         let whole = skipped == 0 && length <= self.limit;
-        let bytes = whole.then(|| &self.buffer[from..from + length]);
-        Ok(Some(Line { number: self.number, offset, bytes, ended }))
+        self.line = whole.then_some(from..from + length);
+        (self.line_offset, self.line_ended) = (offset, ended);
+        Ok(true)
     }
 
     /// What is read from.

@@ -1,6 +1,6 @@
-//! One line of an input → one request, or what is wrong with it. Pure.
+//! One line's text → its fields and a request of them, or what is wrong with it. Pure.
 
-use super::{Format, Options, Reason};
+use super::Reason;
 use memchr::{memchr, memmem};
 use serde::{
     Deserialize, Deserializer,
@@ -15,17 +15,17 @@ use wire::Form;
 pub(super) struct Request<'a> {
     pub(super) form: Form,
     pub(super) id: Option<Cow<'a, str>>,
-    body: Body<'a>,
+    pub(super) body: Body<'a>,
 }
 
 #[derive(Debug)]
-enum Body<'a> {
+pub(super) enum Body<'a> {
     /// JSON, as it stands.
     Json(&'a str),
-    /// The fields of an object, of which some are no part of the request.
+    /// The fields of an object.
     Fields(Fields<'a>),
     /// A bare prompt.
-    Text(&'a str),
+    Text(Cow<'a, str>),
 }
 
 /// Why a line is no request, and its id where it has one.
@@ -46,10 +46,10 @@ impl Request<'_> {
     pub(super) fn into_body(self) -> String {
         match self.body {
             Body::Json(json) => json.to_owned(),
-            Body::Text(text) => format!("{{\"prompt\":{}}}", quoted(text)),
+            Body::Text(text) => format!("{{\"prompt\":{}}}", quoted(&text)),
             Body::Fields(fields) => {
                 let mut body = String::from("{");
-                for (key, value) in fields.0.iter().filter(|(key, _)| !is_id(key)) {
+                for (key, value) in &fields.0 {
                     if body.len() != 1 {
                         body.push(',');
                     }
@@ -66,7 +66,8 @@ impl Request<'_> {
     /// Bytes of the body, nearly.
     pub(super) fn bytes(&self) -> usize {
         match &self.body {
-            Body::Json(text) | Body::Text(text) => text.len(),
+            Body::Json(text) => text.len(),
+            Body::Text(text) => text.len(),
             Body::Fields(fields) => {
                 fields.0.iter().map(|(key, value)| key.len() + value.get().len() + 4).sum()
             }
@@ -97,42 +98,25 @@ pub(super) fn content(number: u64, bytes: &[u8]) -> Option<&[u8]> {
     bytes.iter().any(|byte| !byte.is_ascii_whitespace()).then_some(bytes)
 }
 
-/// Reads a line that isn't blank.
-pub(super) fn parse<'a>(
-    bytes: &'a [u8],
-    format: Format,
-    options: &Options,
-) -> Result<Request<'a>, Fault> {
+/// A line as text.
+pub(super) fn text(bytes: &[u8]) -> Result<&str, Reason> {
     let line = str::from_utf8(bytes).map_err(|error| Reason::NotUtf8(error.valid_up_to() + 1))?;
-    if let Some(at) = memchr(0, bytes) {
-        return Err(Reason::Nul(at + 1).into());
-    }
-    let bare = if options.raw { Form::Text } else { Form::Auto };
-    match format {
-        Format::Text => Ok(Request { form: bare, id: None, body: Body::Text(line) }),
-        Format::Jsonl => object(line.trim_ascii(), bare),
-    }
+    memchr(0, bytes).map_or(Ok(line), |at| Err(Reason::Nul(at + 1)))
 }
 
-fn object(line: &str, bare: Form) -> Result<Request<'_>, Fault> {
-    let fields: Fields<'_> =
-        serde_json::from_str(line).map_err(|error| match error.classify() {
-            Category::Data => Reason::NotAnObject,
-            Category::Syntax | Category::Eof | Category::Io => {
-                Reason::NotJson(error.to_string().replace(" at line 1 column ", " at column "))
-            }
-        })?;
-    let id = fields.id()?;
-    let request = fields.request(line, bare);
-    match request {
-        Ok((form, body)) => Ok(Request { form, id, body }),
-        Err(reason) => Err(Fault { id: id.map(Cow::into_owned), reason }),
-    }
+/// The fields of a line that is a JSON object.
+pub(super) fn fields(line: &str) -> Result<Fields<'_>, Reason> {
+    serde_json::from_str(line).map_err(|error| match error.classify() {
+        Category::Data => Reason::NotAnObject,
+        Category::Syntax | Category::Eof | Category::Io => {
+            Reason::NotJson(error.to_string().replace(" at line 1 column ", " at column "))
+        }
+    })
 }
 
 /// The fields of a JSON object, in their order, with their values as they stand.
 #[derive(Clone, Debug)]
-struct Fields<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+pub(super) struct Fields<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 
 impl<'a> Fields<'a> {
     fn find(&self, key: &str) -> Option<&'a RawValue> {
@@ -147,7 +131,8 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn id(&self) -> Result<Option<Cow<'a, str>>, Reason> {
+    /// The row's own id.
+    pub(super) fn id(&self) -> Result<Option<Cow<'a, str>>, Reason> {
         let (key, value) = match (self.single("custom_id")?, self.single("id")?) {
             (Some(_), Some(_)) => return Err(Reason::Both("custom_id", "id")),
             (Some(value), None) => ("custom_id", value),
@@ -165,7 +150,41 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn request(self, line: &'a str, bare: Form) -> Result<(Form, Body<'a>), Reason> {
+    /// The id that a field of this name gives.
+    pub(super) fn id_in(&self, column: &str) -> Result<Option<Cow<'a, str>>, Reason> {
+        let odd = |fault| Reason::Field { column: column.to_owned(), fault };
+        let Some(value) = self.find(column) else { return Err(odd("is missing")) };
+        match value.get().as_bytes()[0] {
+            b'n' => Ok(None),
+            b'"' => match string("id", value).map_err(|_| odd("has half a character"))? {
+                id if id.is_empty() => Err(odd("is empty, and is to be the id")),
+                id => Ok(Some(id)),
+            },
+            b'-' | b'0'..=b'9' => Ok(Some(value.get().into())),
+            _ => Err(odd("must be a string or a number, as it is to be the id")),
+        }
+    }
+
+    /// The text of a field of this name.
+    pub(super) fn text(&self, column: &str) -> Result<Cow<'a, str>, Reason> {
+        let odd = |fault| Reason::Field { column: column.to_owned(), fault };
+        let Some(value) = self.find(column) else { return Err(odd("is missing")) };
+        match string("prompt", value) {
+            Ok(text) if text.is_empty() => Err(odd("is empty")),
+            Ok(text) => Ok(text),
+            Err(_) if value.get() == "null" => Err(odd("is null")),
+            Err(_) => Err(odd("must be a string of whole characters")),
+        }
+    }
+
+    /// What the row itself asks for, `line` being all of it. What is in the field `id`, where one
+    /// is named, and in those of this name is no part of it.
+    pub(super) fn request(
+        mut self,
+        line: &'a str,
+        bare: Form,
+        id: Option<&str>,
+    ) -> Result<(Form, Body<'a>), Reason> {
         if let Some(body) = self.single("body")? {
             return Ok((self.batch(body)?, Body::Json(body.get())));
         }
@@ -176,7 +195,9 @@ impl<'a> Fields<'a> {
             (Some(prompt), None) => check_prompt("prompt", prompt).map(|()| bare),
             (None, Some(messages)) => check_messages("messages", messages).map(|()| Form::Chat),
         }?;
-        let whole = !self.0.iter().any(|(key, _)| is_id(key));
+        let fields = self.0.len();
+        self.0.retain(|(key, _)| !is_id(key) && Some(&**key) != id);
+        let whole = self.0.len() == fields;
         Ok((form, if whole { Body::Json(line) } else { Body::Fields(self) }))
     }
 

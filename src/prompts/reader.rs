@@ -1,14 +1,12 @@
 //! Reads an input again as the work goes on, on a thread of its own.
 
 use super::{
-    Entry, Format, Input, Line, Lines, Options, PromptsError, Reason, Survey, default_id, parse,
-    survey::{io_error, open},
+    Entry, Format, Input, Place, PromptsError, Reason, Survey, default_id,
+    shape::{self, Shape},
+    walk::Walk,
 };
 use crate::shards::Bits;
-use std::{
-    io::{Read, Seek},
-    thread,
-};
+use std::thread;
 use tokio::sync::mpsc;
 use wire::Prompt;
 
@@ -43,98 +41,87 @@ impl Reader {
 ///
 /// The thread ends when the input does, or when the [`Reader`] is dropped.
 pub fn spawn_reader(input: &Input, survey: &Survey, done: Bits) -> Result<Reader, PromptsError> {
-    let (mut file, _) = open(input)?;
-    file.rewind().map_err(|source| io_error(&input.path, "read", source))?;
+    let shape = Shape::new(&input.options)?;
     let (sender, batches) = mpsc::channel(BATCHES);
     let (input, survey) = (input.clone(), survey.clone());
-    let reading = Reading {
-        lines: Lines::new(file, input.options.line_limit),
-        format: survey.format,
-        options: input.options.clone(),
-        done,
-        duplicates: survey.duplicates.clone(),
-        index: 0,
-    };
     thread::Builder::new()
         .name("prompts".into())
-        .spawn(move || send_all(reading, &input, &survey, &sender))
+        .spawn(move || {
+            let walk = Walk::new(&input, &shape, false);
+            let reading = Reading { walk, shape: &shape, survey: &survey, done, index: 0 };
+            reading.send_all(&input, &sender);
+        })
         .expect("the system has room for a thread");
     Ok(Reader { batches })
 }
 
 type Sender = mpsc::Sender<Result<Vec<Entry>, PromptsError>>;
 
-fn send_all<R: Read>(mut reading: Reading<R>, input: &Input, survey: &Survey, sender: &Sender) {
-    loop {
-        let batch = match reading.batch() {
-            // It has become longer or shorter since it was surveyed, while we were at it.
-            Ok(batch) if batch.is_empty() && reading.index != survey.prompts => {
-                Err(PromptsError::Changed(input.path.clone()))
-            }
-            Ok(batch) if batch.is_empty() => return,
-            Ok(_) if survey.prompts < reading.index => {
-                Err(PromptsError::Changed(input.path.clone()))
-            }
-            Ok(batch) => Ok(batch),
-            Err(source) => Err(io_error(&input.path, "read", source)),
-        };
-        let failed = batch.is_err();
-        if sender.blocking_send(batch).is_err() || failed {
-            return;
-        }
-    }
-}
-
 /// A reader at work.
-struct Reading<R> {
-    lines: Lines<R>,
-    format: Format,
-    options: Options,
+struct Reading<'a> {
+    walk: Walk<'a>,
+    shape: &'a Shape,
+    survey: &'a Survey,
     done: Bits,
-    duplicates: Bits,
-    /// The index of the next line that isn't blank.
+    /// The index of the next row that isn't blank.
     index: u64,
 }
 
-impl<R: Read> Reading<R> {
-    /// The next entries; none only at the end.
-    fn batch(&mut self) -> std::io::Result<Vec<Entry>> {
-        let (mut batch, mut size) = (Vec::new(), 0);
-        while batch.len() < BATCH && size < BATCH_BYTES {
-            let Some(line) = self.lines.next_line()? else { break };
-            let content = match line.bytes.map(|bytes| parse::content(line.number, bytes)) {
-                Some(None) => continue,
-                Some(content) => content,
-                None => None,
+impl Reading<'_> {
+    fn send_all(mut self, input: &Input, sender: &Sender) {
+        loop {
+            let batch = match self.batch() {
+                // It has become longer or shorter since it was surveyed, while we were at it.
+                Ok(batch) if batch.is_empty() && !self.is_as_surveyed() => Err(input.changed()),
+                Ok(batch) if batch.is_empty() => return,
+                Ok(_) if self.survey.prompts < self.index => Err(input.changed()),
+                batch => batch,
             };
+            let failed = batch.is_err();
+            if sender.blocking_send(batch).is_err() || failed {
+                return;
+            }
+        }
+    }
+
+    /// Whether what was read, now that it is over, is as long as it was.
+    fn is_as_surveyed(&self) -> bool {
+        self.index == self.survey.prompts && self.walk.bytes() == self.survey.bytes
+    }
+
+    /// The next entries; none only at the end.
+    fn batch(&mut self) -> Result<Vec<Entry>, PromptsError> {
+        let (mut batch, mut size) = (Vec::new(), 0);
+        while batch.len() < BATCH && size < BATCH_BYTES && self.walk.advance()? {
             let index = self.index;
             self.index += 1;
             if self.done.contains(index) {
                 continue;
             }
-            let duplicate = self.duplicates.contains(index);
-            size += content.map_or(0, <[u8]>::len) + size_of::<Entry>();
-            batch.push(entry(index, &line, content, duplicate, self.format, &self.options));
+            let (place, format, content) = self.walk.row();
+            size += content.as_ref().map_or(0, |text| text.len()) + size_of::<Entry>();
+            let duplicate = self.survey.duplicates.contains(index);
+            batch.push(entry(index, place, format, content, duplicate, self.shape));
         }
         Ok(batch)
     }
 }
 
-/// What a line is. `content` is None where the line is over the limit.
+/// What a row is.
 fn entry(
     index: u64,
-    line: &Line<'_>,
-    content: Option<&[u8]>,
-    duplicate: bool,
+    line: Place,
     format: Format,
-    options: &Options,
+    content: Result<&[u8], Reason>,
+    duplicate: bool,
+    shape: &Shape,
 ) -> Entry {
-    let line = line.number;
     let bad = |custom_id, reason| Entry::Bad { index, line, custom_id, reason };
-    let Some(content) = content else {
-        return bad(None, Reason::TooLong(options.line_limit));
+    let content = match content {
+        Ok(content) => content,
+        Err(reason) => return bad(None, reason),
     };
-    match parse::parse(content, format, options) {
+    match shape::request(content, format, shape) {
         Ok(request) => {
             let custom_id = request.id.as_ref().map(ToString::to_string);
             if duplicate {

@@ -1,4 +1,4 @@
-//! Keeps standard input in a file, so that a run can be resumed.
+//! Keeps what can be read only once in a file, so that a run can be resumed.
 
 use super::PromptsError;
 use std::{
@@ -6,13 +6,6 @@ use std::{
     io::{self, Read},
     path::{Path, PathBuf},
 };
-
-/// Whether a path can be read only once, so that it has to be spooled: `-`, which is standard input,
-/// or a pipe.
-pub fn must_be_spooled(path: &Path) -> bool {
-    let stream = |data: fs::Metadata| !data.is_file() && !data.is_dir();
-    path == Path::new("-") || fs::metadata(path).is_ok_and(stream)
-}
 
 /// Copies a stream into a file that appears only when it is whole and on disk. Returns its bytes.
 pub fn spool(mut stream: impl Read, path: &Path) -> Result<u64, PromptsError> {

@@ -1,19 +1,17 @@
 //! One fast look through an input, before anything is rented.
 
 use super::{
-    Format, Lines, Options, PromptsError, Reason,
-    format::detect,
+    Input, Place, PromptsError, Reason,
     ids::Ids,
     parse::{self, Fault},
+    shape::{self, Shape},
+    stream::Whole,
+    walk::Walk,
 };
 use crate::shards::Bits;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::{
-    fs::File,
-    io::{self, Read, Seek},
-    path::{Path, PathBuf},
-};
+use std::path::PathBuf;
 
 /// How many bad lines a survey names.
 const NAMED: usize = 20;
@@ -24,20 +22,9 @@ const SAMPLES: usize = 2048;
 /// Lines between two signs of progress.
 const STRIDE: u64 = 4096;
 
-/// An input, and how to read it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Input {
-    /// The file. Standard input is spooled to one first ([`super::spool()`]).
-    pub path: PathBuf,
-    /// How to read it.
-    pub options: Options,
-}
-
 /// What a whole look through an input found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Survey {
-    /// How its lines are written.
-    pub format: Format,
     /// Its prompts, the bad lines included. Every index is below this.
     pub prompts: u64,
     /// Its bad lines, the duplicates included.
@@ -56,7 +43,8 @@ pub struct Survey {
     pub samples: Vec<Sample>,
 }
 
-/// The SHA-256 of an input's content, in hex: what `sha256sum` says of it.
+/// The SHA-256 of an input's content, in hex: what `sha256sum` says of its only file, or `sha256sum
+/// A B | cut -c -64 | sha256sum` of several.
 ///
 /// A cryptographic hash, as a changed file that passed for the old one would mix the completions of
 /// two inputs unnoticed; and one that a person can check without this program.
@@ -66,8 +54,8 @@ pub struct Fingerprint(pub String);
 /// A line that can't be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadLine {
-    /// Its number, from 1.
-    pub line: u64,
+    /// Where it is.
+    pub line: Place,
     /// What is wrong with it.
     pub reason: Reason,
 }
@@ -88,11 +76,18 @@ impl Survey {
         input: &Input,
         recorded: &Fingerprint,
     ) -> Result<(), PromptsError> {
-        if self.fingerprint == *recorded {
-            Ok(())
-        } else {
-            Err(PromptsError::Changed(input.path.clone()))
-        }
+        if self.fingerprint == *recorded { Ok(()) } else { Err(input.changed()) }
+    }
+}
+
+impl Input {
+    /// What is said of an input that isn't what it was: nobody can tell which of its files.
+    pub(super) fn changed(&self) -> PromptsError {
+        PromptsError::Changed(self.first())
+    }
+
+    fn first(&self) -> PathBuf {
+        self.sources.first().map(|source| source.path.clone()).unwrap_or_default()
     }
 }
 
@@ -101,72 +96,45 @@ impl Survey {
 /// Blocks for as long as it takes to read and check every line. Takes 16 bytes of memory for each
 /// prompt that has an id of its own: 64 MB for 4,000,000 of them, until it returns.
 pub fn survey(input: &Input, mut progress: impl FnMut(u64)) -> Result<Survey, PromptsError> {
-    let (mut file, format) = open(input)?;
-    let failed = |source| io_error(&input.path, "read", source);
-    file.rewind().map_err(failed)?;
-    let hashed = Hashed { source: file, hash: Sha256::new() };
-    let mut lines = Lines::new(hashed, input.options.line_limit);
+    let shape = Shape::new(&input.options)?;
+    let mut walk = Walk::new(input, &shape, true);
     let mut seen = Seen::default();
-    let mut bytes = 0;
-    while let Some(line) = lines.next_line().map_err(failed)? {
-        let content = match line.bytes {
-            Some(bytes) => match parse::content(line.number, bytes) {
-                Some(content) => Ok(content),
-                None => continue,
-            },
-            None => Err(Reason::TooLong(input.options.line_limit).into()),
-        };
-        let request = content.and_then(|content| parse::parse(content, format, &input.options));
-        seen.note(line.number, request);
-        if line.number % STRIDE == 0 {
-            bytes = line.offset;
-            progress(bytes);
+    while walk.advance()? {
+        let (place, format, content) = walk.row();
+        let request = content.map_err(Fault::from);
+        seen.note(place, request.and_then(|text| shape::request(text, format, &shape)));
+        if seen.prompts % STRIDE == 0 {
+            progress(walk.bytes());
         }
     }
-    let Hashed { mut source, hash } = lines.into_source();
-    bytes = bytes.max(source.stream_position().map_err(failed)?);
-    progress(bytes);
+    progress(walk.bytes());
     if seen.prompts == 0 {
-        return Err(PromptsError::Empty(input.path.clone()));
+        return Err(PromptsError::Empty(input.first()));
     }
+    let files = walk.finish();
     let duplicates = seen.ids.duplicates(seen.prompts);
     Ok(Survey {
-        format,
         prompts: seen.prompts,
         bad: seen.bad + duplicates.count(),
         duplicates,
-        bytes,
+        bytes: files.iter().map(|whole| whole.bytes).sum(),
         body_bytes: seen.body_bytes,
-        fingerprint: Fingerprint(hex::encode(hash.finalize())),
+        fingerprint: Fingerprint::of(&files),
         first_bad: seen.first_bad,
         samples: seen.samples,
     })
 }
 
-/// Opens an input and finds out how its lines are written. The position is anywhere.
-pub(super) fn open(input: &Input) -> Result<(File, Format), PromptsError> {
-    let mut file = File::open(&input.path).map_err(|source| {
-        if source.kind() == io::ErrorKind::NotFound {
-            PromptsError::Missing(input.path.clone())
-        } else {
-            io_error(&input.path, "opened", source)
+impl Fingerprint {
+    fn of(files: &[Whole]) -> Self {
+        let mut hashes = files.iter().filter_map(|whole| whole.hash).map(hex::encode);
+        if files.len() == 1 {
+            return Self(hashes.next().expect("a survey hashes its files"));
         }
-    })?;
-    if file.metadata().is_ok_and(|data| data.is_dir()) {
-        let (path, what, remedy) = (input.path.clone(), "a folder", "give a file in it");
-        return Err(PromptsError::Unsupported { path, what, remedy });
+        let mut all = Sha256::new();
+        hashes.for_each(|hash| all.update(format!("{hash}\n")));
+        Self(hex::encode(all.finalize()))
     }
-    let mut head = Vec::new();
-    file.by_ref()
-        .take(64 << 10)
-        .read_to_end(&mut head)
-        .map_err(|source| io_error(&input.path, "read", source))?;
-    let detected = detect(&input.path, &head)?;
-    Ok((file, input.options.format.unwrap_or(detected)))
-}
-
-pub(super) fn io_error(path: &Path, act: &'static str, source: io::Error) -> PromptsError {
-    PromptsError::Io { path: path.to_owned(), act, source }
 }
 
 /// What was seen so far.
@@ -184,7 +152,7 @@ struct Seen {
 }
 
 impl Seen {
-    fn note(&mut self, line: u64, request: Result<parse::Request<'_>, Fault>) {
+    fn note(&mut self, line: Place, request: Result<parse::Request<'_>, Fault>) {
         let index = self.prompts;
         self.prompts += 1;
         match request {
@@ -225,32 +193,20 @@ impl Seen {
     }
 }
 
-/// Hashes what is read through it.
-struct Hashed<R> {
-    source: R,
-    hash: Sha256,
-}
-
-impl<R: Read> Read for Hashed<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.source.read(buffer)?;
-        self.hash.update(&buffer[..read]);
-        Ok(read)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::prompts::{Format, Options};
 
     #[test]
     fn a_sample_is_spread_evenly_however_long_the_input() {
         for count in [1, 100, 2047, 2048, 50_000_u64] {
             let mut seen = Seen::default();
-            let options = Options::default();
-            for number in 0..count {
-                let line = format!("{number:010}");
-                seen.note(number, parse::parse(line.as_bytes(), Format::Text, &options));
+            let shape = Shape::new(&Options::default()).expect("there is no template");
+            for line in 0..count {
+                let text = format!("{line:010}");
+                let request = shape::request(text.as_bytes(), Format::Text, &shape);
+                seen.note(Place { file: 0, line }, request);
             }
             assert!(seen.samples.len() < SAMPLES);
             let expected = usize::try_from(count).expect("small").min(SAMPLES / 2);

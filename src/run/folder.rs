@@ -5,7 +5,7 @@
 //! ledger                    what is owed
 //! key, hosts                the run's SSH key, and its instances' host keys
 //! guard.lock, guard.log     the second process that watches over the run
-//! stdin.prompts             the prompts, where they came from standard input
+//! 0.prompts                 the prompts, where they came from standard input
 //! completions.partial.jsonl, errors.partial.jsonl     results as they come
 //! completions.jsonl, errors.jsonl                     results in order, once the run is over
 //! ```
@@ -291,9 +291,10 @@ impl RunFolder {
         self.0.join("guard.log")
     }
 
-    /// Prompts that came from standard input.
-    pub fn stdin(&self) -> PathBuf {
-        self.0.join("stdin.prompts")
+    /// Prompts that could be read only once, such as standard input: the input's file of this
+    /// number.
+    pub fn spooled(&self, file: usize) -> PathBuf {
+        self.0.join(format!("{file}.prompts"))
     }
 
     /// Completions in order, where no other place was named.
@@ -308,7 +309,12 @@ impl RunFolder {
 
     /// Where results are kept while the run goes on.
     pub fn files(&self, plan: &Plan) -> RunFiles {
-        RunFiles { folder: self.0.clone(), run: plan.run.to_string(), prompts: plan.prompts }
+        RunFiles {
+            folder: self.0.clone(),
+            run: plan.run.to_string(),
+            prompts: plan.prompts,
+            inputs: plan.input.names(),
+        }
     }
 
     /// Keeps the plan. It is on disk when this returns.

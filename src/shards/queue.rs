@@ -9,6 +9,7 @@
 //! one hasn't answered. The first answer counts. A prompt that failed is done.
 
 use super::Bits;
+use crate::prompts::Place;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use wire::Prompt;
 
@@ -23,8 +24,8 @@ pub struct Item {
     pub prompt: Prompt,
     /// The id that its result will carry.
     pub custom_id: String,
-    /// Its line in the input, from 1.
-    pub line: u64,
+    /// Its line in the input.
+    pub line: Place,
 }
 
 impl Item {

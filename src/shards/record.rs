@@ -12,9 +12,12 @@
 //! {"id":"piecework-RUN-8","line":9,"custom_id":null,"failure":"bad_line","reason":"…"}
 //! ```
 //!
+//! with `"file":"…"` after the line's number where the input has several files.
+//!
 //! The number in `id` is the prompt's position, from 0. As it stands first, a file is read back
 //! without looking into its bodies, which are put there as they came.
 
+use crate::prompts::Place;
 use memchr::{memchr, memchr2, memmem};
 use std::io::Write;
 use wire::Failure;
@@ -35,8 +38,8 @@ pub enum Record {
     Failed {
         /// The prompt's position, from 0.
         index: u64,
-        /// Its line in the input, from 1.
-        line: u64,
+        /// Its line in the input.
+        line: Place,
         /// The id that the user knows it by, where it could be read.
         custom_id: Option<String>,
         /// Whose fault it is.
@@ -107,12 +110,15 @@ pub(super) struct Dialect {
     stem: String,
     /// The beginning of a line.
     prefix: String,
+    /// What says which file a line is of, for each file; none if there is only one.
+    files: Vec<String>,
 }
 
 impl Dialect {
-    pub(super) fn new(run: &str) -> Self {
+    pub(super) fn new(run: &str, inputs: &[String]) -> Self {
         let stem = format!("piecework-{}-", quoted(run).trim_matches('"'));
-        Self { prefix: format!("{{\"id\":\"{stem}"), stem }
+        let files = inputs.iter().map(|name| format!("\"file\":{},", quoted(name))).collect();
+        Self { prefix: format!("{{\"id\":\"{stem}"), stem, files }
     }
 
     /// Appends a record's line.
@@ -132,8 +138,10 @@ impl Dialect {
             }),
             Record::Failed { index, line, custom_id, cause, reason } => writeln!(
                 to,
-                "{}{index}\",\"line\":{line},\"custom_id\":{},\"failure\":\"{}\",\"reason\":{}}}",
+                "{}{index}\",\"line\":{},{}\"custom_id\":{},\"failure\":\"{}\",\"reason\":{}}}",
                 self.prefix,
+                line.line,
+                self.files.get(line.file as usize).map_or("", String::as_str),
                 custom_id.as_ref().map_or_else(|| "null".into(), |id| quoted(id)),
                 cause.name(),
                 quoted(reason)
@@ -202,7 +210,7 @@ mod tests {
 
     fn line(record: &Record) -> String {
         let mut line = Vec::new();
-        Dialect::new("r1").write(record, &mut line);
+        Dialect::new("r1", &[]).write(record, &mut line);
         String::from_utf8(line).expect("it is text")
     }
 
@@ -224,7 +232,7 @@ mod tests {
     fn an_error_says_which_line_and_why() {
         let record = Record::Failed {
             index: 8,
-            line: 9,
+            line: Place { file: 0, line: 9 },
             custom_id: None,
             cause: Cause::BadLine,
             reason: "the line is \"odd\"".into(),
@@ -234,7 +242,8 @@ mod tests {
             "{\"id\":\"piecework-r1-8\",\"line\":9,\"custom_id\":null,\"failure\":\"bad_line\",\
              \"reason\":\"the line is \\\"odd\\\"\"}\n"
         );
-        let found = Dialect::new("r1").index(line(&record).trim_end().as_bytes(), Kind::Errors);
+        let found =
+            Dialect::new("r1", &[]).index(line(&record).trim_end().as_bytes(), Kind::Errors);
         assert_eq!(found, Some(8));
     }
 
@@ -248,11 +257,11 @@ mod tests {
 
     #[test]
     fn a_line_is_known_only_if_it_is_whole_and_of_this_run() {
-        let (dialect, line) = (Dialect::new("r1"), line(&done("{\"choices\":[]}")));
+        let (dialect, line) = (Dialect::new("r1", &[]), line(&done("{\"choices\":[]}")));
         let line = line.trim_end().as_bytes();
         assert_eq!(dialect.index(line, Kind::Completions), Some(7));
         assert_eq!(dialect.index(line, Kind::Errors), None);
-        assert_eq!(Dialect::new("r2").index(line, Kind::Completions), None);
+        assert_eq!(Dialect::new("r2", &[]).index(line, Kind::Completions), None);
         for end in 0..line.len() {
             assert_eq!(dialect.index(&line[..end], Kind::Completions), None, "cut at {end}");
         }

@@ -21,6 +21,8 @@ pub struct RunFiles {
     pub run: String,
     /// How many prompts the input has.
     pub prompts: u64,
+    /// The names of the input's files, where errors must say which is meant.
+    pub inputs: Vec<String>,
 }
 
 impl RunFiles {
@@ -42,7 +44,7 @@ impl RunFiles {
     }
 
     pub(super) fn dialect(&self) -> Dialect {
-        Dialect::new(&self.run)
+        Dialect::new(&self.run, &self.inputs)
     }
 
     pub(super) fn io(&self, path: &Path, act: &'static str, source: io::Error) -> ResultsError {

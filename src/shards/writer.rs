@@ -203,7 +203,7 @@ impl<D: Disk> Appender<D> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shards::Cause;
+    use crate::{prompts::Place, shards::Cause};
     use std::sync::{Mutex, mpsc::channel};
 
     /// Two files on a disk that fails once.
@@ -261,7 +261,7 @@ mod tests {
             Record::Done { index: number, custom_id, body },
             Record::Failed {
                 index: number,
-                line: 1,
+                line: Place { file: 0, line: 1 },
                 custom_id: None,
                 cause: Cause::Engine,
                 reason,
@@ -280,7 +280,12 @@ mod tests {
         let backlog = Arc::new(Semaphore::new(0));
         let appender =
             |at: usize| Appender::new(PathBuf::from("f"), Fake(at, Arc::clone(&platter)), 0);
-        let files = RunFiles { folder: PathBuf::new(), run: "r".into(), prompts: BATCHES };
+        let files = RunFiles {
+            folder: PathBuf::new(),
+            run: "r".into(),
+            prompts: BATCHES,
+            inputs: Vec::new(),
+        };
         let (completions, errors) = (appender(0), appender(1));
         let (lines, sync_every) = (0, Duration::ZERO);
         let seats = Arc::clone(&backlog);

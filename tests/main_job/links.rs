@@ -10,7 +10,7 @@ use piecework::{
     event::Events,
     label::{Owner, RunId},
     leases::Markets,
-    prompts::{Input, Options, survey},
+    prompts::{Input, Options, Source, survey},
     run::{Home, Ladder, NewPlan, Plan, Setting, run},
 };
 use providers::{
@@ -93,7 +93,8 @@ impl Marketplace for Proxied {
 async fn run_cut_every(folder: &Path, prompts: usize, period: Option<Duration>) -> u32 {
     let path = folder.join("prompts.jsonl");
     std::fs::write(&path, numbered(prompts)).expect("it can be written");
-    let input = Input { path, options: Options::default() };
+    let source = Source::file(&path).unwrap();
+    let input = Input { sources: vec![source], options: Options::default() };
     let survey = survey(&input, |_| {}).expect("the prompts are good");
     let home = Home::open(&folder.join("home")).expect("it opens");
     let id = RunId::random(clock::now());

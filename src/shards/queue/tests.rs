@@ -9,7 +9,7 @@ const B: WorkerId = WorkerId(2);
 
 fn item(index: u64) -> Item {
     let prompt = Prompt { index, form: Form::Auto, body: "x".repeat(100) };
-    Item { prompt, custom_id: format!("prompt-{index}"), line: index + 1 }
+    Item { prompt, custom_id: format!("prompt-{index}"), line: Place { file: 0, line: index + 1 } }
 }
 
 fn queue(total: u64) -> Queue {
