@@ -1,17 +1,48 @@
 //! Public SSH keys on accounts, for marketplaces that take a key by its name and not as it is.
 //!
-//! A key is registered once and found again by what it is. It stays on the account: it is no
-//! secret and costs nothing, and another run may be about to use it.
+//! A key is registered once and found again by what it is. It stays on the account until somebody
+//! who knows that it isn't needed any more removes it: it is no secret and costs nothing.
 
 use crate::{Error, ErrorKind};
+use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use std::{collections::BTreeMap, fmt::Write};
+
+/// What our names begin with.
+const PREFIX: &str = "piecework-";
+
+/// Digits of the fingerprint that follow.
+const DIGITS: usize = 16;
+
+/// A key on an account, in anybody's words.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Known {
+    pub(crate) id: String,
+    #[serde(default)]
+    pub(crate) name: String,
+    #[serde(alias = "key", alias = "publicKey")]
+    pub(crate) public_key: Option<String>,
+}
+
+/// The one of these that is this key.
+pub(crate) fn find<'k>(known: &'k [Known], public_key: &str) -> Option<&'k Known> {
+    let same = |known: &&Known| known.public_key.as_ref().is_some_and(|k| same(k, public_key));
+    known.iter().find(same)
+}
+
+/// Whether a key of this name was registered by us.
+pub(crate) fn is_ours(name: &str) -> bool {
+    let digits = name.strip_prefix(PREFIX);
+    digits.is_some_and(|digits| {
+        digits.len() == DIGITS && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
+    })
+}
 
 /// The name that a key gets on an account: the same for the same key, so that registering it
 /// twice is seen.
 pub(crate) fn name(public_key: &str) -> String {
     let digest = Sha256::digest(essence(public_key).as_bytes());
-    digest.iter().take(8).fold(String::from("piecework-"), |mut name, byte| {
+    digest.iter().take(DIGITS / 2).fold(PREFIX.to_owned(), |mut name, byte| {
         write!(name, "{byte:02x}").expect("writing to a string can't fail");
         name
     })

@@ -6,10 +6,10 @@
 
 use crate::{
     Account, Arch, Billing, Capabilities, Credential, Endpoint, ErrorKind, Gpus, Host, Instance,
-    InstanceId, InstanceState, Label, Marketplace, Mib, Need, Offer, OfferId, Order, Provider,
-    Remote, Result, Trust, UsdPerHour,
+    InstanceId, InstanceState, Label, Leftover, Marketplace, Mib, Need, Offer, OfferId, Order,
+    Provider, Remote, Result, Trust, UsdPerHour,
     http::{Http, Pace, Reply},
-    keys,
+    keys, leftover,
 };
 use reqwest::header::AUTHORIZATION;
 use serde::Deserialize;
@@ -46,6 +46,8 @@ const START_SCRIPT: usize = 900_000;
 
 const RENTING: &str = "rent";
 const RELEASING: &str = "release";
+const LISTING_LEFTOVERS: &str = "list what is left";
+const REMOVING: &str = "remove what is left";
 
 /// A Lambda Cloud account.
 #[derive(Debug)]
@@ -60,18 +62,17 @@ struct Data<T> {
 }
 
 impl Lambda {
+    /// The keys on the account.
+    async fn keys(&self, operation: &'static str) -> Result<Vec<keys::Known>> {
+        let known: Data<Vec<keys::Known>> =
+            self.http.get(operation, "/ssh-keys").pace(ANY).read().await?;
+        Ok(known.data)
+    }
+
     /// The account's name for a key, which it has or is given.
     async fn key(&self, public_key: &str) -> Result<String> {
-        #[derive(Deserialize)]
-        struct Key {
-            name: String,
-            public_key: String,
-        }
-        let known: Data<Vec<Key>> = self.http.get(RENTING, "/ssh-keys").pace(ANY).read().await?;
-        if let Some(key) =
-            known.data.into_iter().find(|key| keys::same(&key.public_key, public_key))
-        {
-            return Ok(key.name);
+        if let Some(key) = keys::find(&self.keys(RENTING).await?, public_key) {
+            return Ok(key.name.clone());
         }
         let name = keys::name(public_key);
         let body = json!({ "name": name, "public_key": public_key });
@@ -179,6 +180,17 @@ impl Marketplace for Lambda {
             None | Some("terminating" | "terminated") => Ok(()),
             Some(_) => Err(refused),
         }
+    }
+
+    async fn leftovers(&self) -> Result<Vec<Leftover>> {
+        Ok(Leftover::keys(self.keys(LISTING_LEFTOVERS).await?))
+    }
+
+    async fn remove(&self, leftover: &Leftover) -> Result<()> {
+        let strange = |why: &str| self.http.error(REMOVING, ErrorKind::Unexpected, why);
+        let id = leftover::plain(&leftover.id, strange)?;
+        let path = format!("/ssh-keys/{id}");
+        leftover::removed(self.http.delete(REMOVING, &path).pace(ANY).send().await?)
     }
 }
 

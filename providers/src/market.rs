@@ -1,8 +1,11 @@
 //! The contract of a marketplace.
 
-use crate::{Instance, InstanceId, Need, Offer, Order, Result};
+use crate::{Instance, InstanceId, Leftover, Need, Offer, Order, Result};
 use serde::{Deserialize, Serialize};
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    time::{Duration, SystemTime},
+};
 
 /// What kind of thing an instance is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,4 +68,23 @@ pub trait Marketplace: fmt::Debug + Send + Sync {
 
     /// Ends a rental, without waiting for it to be over. One that is already over is `Ok`.
     async fn release(&self, id: &InstanceId) -> Result<()>;
+
+    /// Moves the end that the marketplace itself puts to an instance. `false`: it puts none, which
+    /// is what [`Capabilities::expiry`] says as well.
+    async fn extend(&self, id: &InstanceId, expires: SystemTime) -> Result<bool> {
+        let _ = (id, expires);
+        Ok(false)
+    }
+
+    /// Lists what renting has put on the account beside instances and what instances have left
+    /// there, of ours only. A run that is under way may need it still.
+    async fn leftovers(&self) -> Result<Vec<Leftover>> {
+        Ok(Vec::new())
+    }
+
+    /// Takes one of them off the account. One that is gone is `Ok`.
+    async fn remove(&self, leftover: &Leftover) -> Result<()> {
+        let _ = leftover;
+        Ok(())
+    }
 }

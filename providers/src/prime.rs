@@ -9,11 +9,11 @@ mod catalog;
 
 use crate::{
     Account, Capabilities, Credential, Endpoint, ErrorKind, Host, Instance, InstanceId,
-    InstanceState, Label, Marketplace, Need, Offer, Order, Provider, Remote, Result, Usd,
+    InstanceState, Label, Leftover, Marketplace, Need, Offer, Order, Provider, Remote, Result, Usd,
     UsdPerHour,
     http::{Http, Pace, Reply},
     json::{Number, timestamp},
-    keys,
+    keys, leftover,
 };
 use reqwest::header::AUTHORIZATION;
 use serde::Deserialize;
@@ -41,6 +41,8 @@ const ANY: Pace = Pace::every("any", Duration::from_millis(500)).burst(10);
 const RENTING: &str = "rent";
 const LISTING: &str = "list instances";
 const RELEASING: &str = "release";
+const LISTING_LEFTOVERS: &str = "list what is left";
+const REMOVING: &str = "remove what is left";
 
 /// The server is known to cap a page here, whatever its description says.
 const PAGE: usize = 100;
@@ -52,27 +54,25 @@ struct Prime {
 }
 
 impl Prime {
-    /// The account's id for a key, which it has or is given.
-    async fn key(&self, public_key: &str) -> Result<String> {
+    /// The keys on the account.
+    async fn keys(&self, operation: &'static str) -> Result<Vec<keys::Known>> {
         #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Key {
-            id: String,
-            public_key: Option<String>,
-        }
-        #[derive(Deserialize)]
-        struct Known {
-            data: Vec<Key>,
+        struct Listed {
+            data: Vec<keys::Known>,
         }
         // The slash at the end counts: without it there is a redirect, which we don't follow.
-        let known: Known = self.http.get(RENTING, "/ssh_keys/").pace(ANY).read().await?;
-        let same = |key: &Key| key.public_key.as_deref().is_some_and(|k| keys::same(k, public_key));
-        if let Some(key) = known.data.into_iter().find(same) {
-            return Ok(key.id);
+        let request = self.http.get(operation, "/ssh_keys/").pace(ANY);
+        Ok(request.read::<Listed>().await?.data)
+    }
+
+    /// The account's id for a key, which it has or is given.
+    async fn key(&self, public_key: &str) -> Result<String> {
+        if let Some(key) = keys::find(&self.keys(RENTING).await?, public_key) {
+            return Ok(key.id.clone());
         }
         let body = json!({ "name": keys::name(public_key), "publicKey": public_key });
         let request = self.http.post(RENTING, "/ssh_keys/").pace(ANY);
-        Ok(request.json(&body).read::<Key>().await?.id)
+        Ok(request.json(&body).read::<keys::Known>().await?.id)
     }
 }
 
@@ -164,6 +164,17 @@ impl Marketplace for Prime {
             "DELETING" | "TERMINATED" => Ok(()),
             _ => Err(refused),
         }
+    }
+
+    async fn leftovers(&self) -> Result<Vec<Leftover>> {
+        Ok(Leftover::keys(self.keys(LISTING_LEFTOVERS).await?))
+    }
+
+    async fn remove(&self, leftover: &Leftover) -> Result<()> {
+        let strange = |why: &str| self.http.error(REMOVING, ErrorKind::Unexpected, why);
+        let id = leftover::plain(&leftover.id, strange)?;
+        let path = format!("/ssh_keys/{id}");
+        leftover::removed(self.http.delete(REMOVING, &path).pace(ANY).send().await?)
     }
 }
 

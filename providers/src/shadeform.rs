@@ -9,16 +9,20 @@ mod catalog;
 
 use crate::{
     Account, Capabilities, Credential, Endpoint, ErrorKind, Host, Instance, InstanceId,
-    InstanceState, Label, Marketplace, Need, Offer, Order, Provider, Remote, Result, UsdPerHour,
+    InstanceState, Label, Leftover, Marketplace, Need, Offer, Order, Provider, Remote, Result,
+    UsdPerHour,
     http::{Http, Pace, Reply},
     json::{Number, rfc3339, timestamp},
-    keys,
+    keys, leftover,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use reqwest::header::HeaderName;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 pub(crate) const PROVIDER: Provider = Provider {
     name: "shadeform",
@@ -44,6 +48,9 @@ const START_SCRIPT: usize = 60_000;
 const RENTING: &str = "rent";
 const LISTING: &str = "list instances";
 const RELEASING: &str = "release";
+const LISTING_LEFTOVERS: &str = "list what is left";
+const EXTENDING: &str = "extend";
+const REMOVING: &str = "remove what is left";
 
 /// A Shadeform account.
 #[derive(Debug)]
@@ -52,29 +59,24 @@ struct Shadeform {
 }
 
 impl Shadeform {
+    /// The keys on the account.
+    async fn keys(&self, operation: &'static str) -> Result<Vec<keys::Known>> {
+        #[derive(Deserialize)]
+        struct Listed {
+            ssh_keys: Vec<keys::Known>,
+        }
+        let request = self.http.get(operation, "/sshkeys").pace(ANY);
+        Ok(request.read::<Listed>().await?.ssh_keys)
+    }
+
     /// The account's id for a key, which it has or is given.
     async fn key(&self, public_key: &str) -> Result<String> {
-        #[derive(Deserialize)]
-        struct Known {
-            ssh_keys: Vec<Key>,
-        }
-        #[derive(Deserialize)]
-        struct Key {
-            id: String,
-            public_key: Option<String>,
-        }
-        #[derive(Deserialize)]
-        struct Added {
-            id: String,
-        }
-        let known: Known = self.http.get(RENTING, "/sshkeys").pace(ANY).read().await?;
-        let same = |key: &Key| key.public_key.as_deref().is_some_and(|k| keys::same(k, public_key));
-        if let Some(key) = known.ssh_keys.into_iter().find(same) {
-            return Ok(key.id);
+        if let Some(key) = keys::find(&self.keys(RENTING).await?, public_key) {
+            return Ok(key.id.clone());
         }
         let body = json!({ "name": keys::name(public_key), "public_key": public_key });
         let request = self.http.post(RENTING, "/sshkeys/add").pace(ANY);
-        Ok(request.json(&body).read::<Added>().await?.id)
+        Ok(request.json(&body).read::<keys::Known>().await?.id)
     }
 
     async fn rows(&self, operation: &'static str) -> Result<Vec<Row>> {
@@ -159,6 +161,28 @@ impl Marketplace for Shadeform {
             None | Some("deleting" | "deleted") => Ok(()),
             Some(_) => Err(refused),
         }
+    }
+
+    async fn extend(&self, id: &InstanceId, expires: SystemTime) -> Result<bool> {
+        let strange = |why: &str| self.http.error(EXTENDING, ErrorKind::Unexpected, why);
+        let id = leftover::plain(&id.0, strange)?;
+        let moment = rfc3339(expires).ok_or_else(|| strange("the time is out of range"))?;
+        let body = json!({ "auto_delete": { "date_threshold": moment } });
+        let path = format!("/instances/{id}/update");
+        self.http.post(EXTENDING, &path).pace(ANY).json(&body).send().await?.accept()?;
+        Ok(true)
+    }
+
+    async fn leftovers(&self) -> Result<Vec<Leftover>> {
+        Ok(Leftover::keys(self.keys(LISTING_LEFTOVERS).await?))
+    }
+
+    async fn remove(&self, leftover: &Leftover) -> Result<()> {
+        let strange = |why: &str| self.http.error(REMOVING, ErrorKind::Unexpected, why);
+        let id = leftover::plain(&leftover.id, strange)?;
+        // One that is in use stays.
+        let path = format!("/sshkeys/{id}/delete");
+        leftover::removed(self.http.post(REMOVING, &path).pace(ANY).send().await?)
     }
 }
 

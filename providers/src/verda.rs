@@ -10,11 +10,11 @@ mod token;
 
 use crate::{
     Account, Capabilities, Credential, Endpoint, ErrorKind, Host, Instance, InstanceId,
-    InstanceState, Label, Marketplace, Need, Offer, Order, Provider, Remote, Result, Usd,
-    UsdPerHour,
+    InstanceState, Label, Leftover, LeftoverKind, Marketplace, Need, Offer, Order, Provider,
+    Remote, Result, Usd, UsdPerHour,
     http::{Http, Reply, Request},
     json::{Number, timestamp},
-    keys,
+    keys, leftover,
 };
 use secrecy::SecretString;
 use serde::{Deserialize, de::DeserializeOwned};
@@ -44,6 +44,8 @@ pub(crate) const PROVIDER: Provider = Provider {
 
 const RENTING: &str = "rent";
 const RELEASING: &str = "release";
+const LISTING_LEFTOVERS: &str = "list what is left";
+const REMOVING: &str = "remove what is left";
 
 /// The least that it makes a system disk of, in GB.
 const SMALLEST_DISK: u64 = 50;
@@ -77,16 +79,39 @@ impl Verda {
         self.send(|http| http.get(operation, path).query(query)).await?.read()
     }
 
+    /// The keys on the account.
+    async fn keys(&self, operation: &'static str) -> Result<Vec<keys::Known>> {
+        self.read(operation, "/sshkeys", &[]).await
+    }
+
+    /// Disks of ours that belong to no instance any more.
+    async fn disks(&self) -> Result<Vec<Leftover>> {
+        #[derive(Deserialize)]
+        struct Volume {
+            id: String,
+            #[serde(default)]
+            name: String,
+            instance_id: Option<String>,
+            base_hourly_cost: Option<Number>,
+        }
+        let volumes: Vec<Volume> = self.read(LISTING_LEFTOVERS, "/volumes", &[]).await?;
+        let ours = |volume: &Volume| {
+            volume.name.starts_with("piecework-")
+                && volume.instance_id.as_ref().is_none_or(String::is_empty)
+        };
+        let left = |volume: Volume| Leftover {
+            kind: LeftoverKind::Disk,
+            price: volume.base_hourly_cost.and_then(|cost| UsdPerHour::from_dollars(cost.0)),
+            id: volume.id,
+            name: volume.name,
+        };
+        Ok(volumes.into_iter().filter(ours).map(left).collect())
+    }
+
     /// The account's id for a key, which it has or is given.
     async fn key(&self, public_key: &str) -> Result<String> {
-        #[derive(Deserialize)]
-        struct Key {
-            id: String,
-            key: String,
-        }
-        let known: Vec<Key> = self.read(RENTING, "/sshkeys", &[]).await?;
-        if let Some(key) = known.into_iter().find(|key| keys::same(&key.key, public_key)) {
-            return Ok(key.id);
+        if let Some(key) = keys::find(&self.keys(RENTING).await?, public_key) {
+            return Ok(key.id.clone());
         }
         let body = json!({ "name": keys::name(public_key), "key": public_key });
         let reply = self.send(|http| http.post(RENTING, "/sshkeys").json(&body)).await?;
@@ -162,6 +187,23 @@ impl Marketplace for Verda {
         let reply = self.send(|http| http.put(RELEASING, "/instances").json(&body)).await?;
         released(reply)
     }
+
+    async fn leftovers(&self) -> Result<Vec<Leftover>> {
+        let mut left = Leftover::keys(self.keys(LISTING_LEFTOVERS).await?);
+        left.extend(self.disks().await?);
+        Ok(left)
+    }
+
+    async fn remove(&self, leftover: &Leftover) -> Result<()> {
+        let strange = |why: &str| self.http.error(REMOVING, ErrorKind::Unexpected, why);
+        let id = leftover::plain(&leftover.id, strange)?;
+        let (path, body) = match leftover.kind {
+            LeftoverKind::PublicKey => ("/sshkeys".to_owned(), json!({ "keys": [id] })),
+            // Otherwise it goes to the trash, and is billed there.
+            LeftoverKind::Disk => (format!("/volumes/{id}"), json!({ "is_permanent": true })),
+        };
+        leftover::removed(self.send(|http| http.delete(REMOVING, &path).json(&body)).await?)
+    }
 }
 
 #[async_trait::async_trait]
@@ -188,7 +230,7 @@ fn body(order: &Order, choice: &catalog::Choice, key: &str) -> Value {
         image => image,
     };
     let disk = order.setup.disk.to_gib().max(SMALLEST_DISK);
-    let mut volume = json!({ "name": format!("{label}-os"), "size": disk });
+    let mut volume = json!({ "name": leftover::disk_name(&order.label), "size": disk });
     if choice.spot {
         // Otherwise the disk of a machine that was taken away stays, and is billed on.
         volume["on_spot_discontinue"] = json!("delete_permanently");

@@ -54,6 +54,10 @@ conformance! {
     a_higher_price_than_quoted_is_told
     secrets_never_show
     a_strange_id_is_never_sent
+    an_expiry_ends_what_nobody_else_ends
+    an_expiry_can_be_moved
+    what_renting_leaves_behind_is_found_and_removed
+    what_others_have_left_is_not_ours
     the_account_can_be_asked_about
 }
 

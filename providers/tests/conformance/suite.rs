@@ -475,6 +475,68 @@ pub(super) async fn a_strange_id_is_never_sent(name: &str) {
     assert_eq!(bench.billed(), 1);
 }
 
+pub(super) async fn an_expiry_ends_what_nobody_else_ends(name: &str) {
+    let bench = Bench::new(name).await;
+    let expires = Some(SystemTime::now());
+    let order = Order { expires, ..bench.order("piecework-expired").await };
+    bench.market.rent(&order).await.unwrap();
+    let ends = bench.market.capabilities().expiry;
+    assert_eq!(
+        bench.find("piecework-expired").await.is_none(),
+        ends,
+        "claims that it ends: {ends}"
+    );
+    let rental = &bench.cloud.truth(name)["rentals"][0];
+    assert_eq!(rental["ended_by"] == "expiry", ends, "{rental}");
+}
+
+pub(super) async fn an_expiry_can_be_moved(name: &str) {
+    let bench = Bench::new(name).await;
+    let expires = Some(SystemTime::now() + Duration::from_hours(1));
+    let order = Order { expires, ..bench.order("piecework-moved").await };
+    let rented = bench.market.rent(&order).await.unwrap();
+    let moved = bench.market.extend(&rented.id, SystemTime::now()).await.unwrap();
+    assert_eq!(moved, bench.market.capabilities().expiry, "claims that it ends instances");
+    assert_eq!(bench.billed(), usize::from(!moved));
+    if moved {
+        let error = bench.market.extend(&rented.id, SystemTime::now()).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Unexpected, "it is over: {error:?}");
+    }
+}
+
+pub(super) async fn what_renting_leaves_behind_is_found_and_removed(name: &str) {
+    let bench = Bench::new(name).await;
+    let order = bench.order("piecework-leaving").await;
+    bench.strike(Call::Rent, Fault::Rental(Mishap::LeavesDisk));
+    let rented = bench.market.rent(&order).await.unwrap();
+    assert!(bench.market.leftovers().await.unwrap().iter().all(|left| left.is_key(PUBLIC_KEY)));
+    bench.market.release(&rented.id).await.unwrap();
+    for leftover in bench.market.leftovers().await.unwrap() {
+        assert!(leftover.is_key(PUBLIC_KEY) || leftover.is_disk_of(&order.label), "{leftover:?}");
+        for _ in 0..2 {
+            bench.market.remove(&leftover).await.unwrap();
+        }
+    }
+    assert_eq!(bench.market.leftovers().await.unwrap(), []);
+    // Whatever it has told us.
+    let truth = bench.cloud.truth(name);
+    assert_eq!(truth["keys"].as_array().map(Vec::len), Some(0), "{truth}");
+    assert_eq!(bench.billed(), 0, "{truth}");
+}
+
+pub(super) async fn what_others_have_left_is_not_ours(name: &str) {
+    let bench = Bench::new(name).await;
+    for (number, key) in ["laptop", "piecework", "piecework-laptop"].into_iter().enumerate() {
+        bench.cloud.put_key(name, key, &format!("ssh-ed25519 {number}"));
+    }
+    assert_eq!(bench.market.leftovers().await.unwrap(), []);
+    // Where nothing can be left nobody is asked.
+    let asks = 0 < bench.requests(Call::Keys);
+    bench.strike_after(None, 0, u32::MAX, Fault::Status { code: 500, retry_after: None });
+    let answer = bench.market.leftovers().await;
+    assert_eq!(answer.is_err(), asks, "half an answer is an error: {answer:?}");
+}
+
 pub(super) async fn the_account_can_be_asked_about(name: &str) {
     let bench = Bench::new(name).await;
     bench.market.account().await.unwrap();

@@ -1,7 +1,7 @@
 //! The truth of one marketplace: what it has, who rented what, since when, and what that cost.
 
 use super::fault::Mishap;
-use crate::{UsdPerHour, json::rfc3339};
+use crate::{Usd, UsdPerHour, json::rfc3339};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
@@ -64,7 +64,11 @@ pub(super) struct Wish {
     pub(super) env: BTreeMap<String, String>,
     pub(super) image: String,
     pub(super) disk: u64,
+    /// What its disk is called, where disks have names.
+    pub(super) disk_name: String,
     pub(super) expires: Option<SystemTime>,
+    /// What it may cost before the marketplace ends it.
+    pub(super) most: Option<Usd>,
     /// Whether a bid that doesn't win leaves a stopped rental behind, which is billed.
     pub(super) kept_if_outbid: bool,
 }
@@ -115,12 +119,38 @@ pub(super) struct Key {
     pub(super) public: String,
 }
 
+/// The disk of a rental that is over.
+#[derive(Clone, Debug)]
+pub(super) struct Disk {
+    pub(super) id: String,
+    pub(super) name: String,
+    pub(super) price: UsdPerHour,
+    since: SystemTime,
+    removed: Option<SystemTime>,
+}
+
+impl Disk {
+    fn to_json(&self) -> Value {
+        let held = self.removed.unwrap_or_else(SystemTime::now).duration_since(self.since);
+        json!({
+            "id": self.id,
+            "name": self.name,
+            "cost": self.price.over(held.unwrap_or_default()).0 as f64 / 1e6,
+            "billed": self.removed.is_none(),
+        })
+    }
+}
+
 /// One marketplace.
 #[derive(Debug, Default)]
 pub(super) struct Books {
     pub(super) wares: Vec<Ware>,
     pub(super) rentals: Vec<Rental>,
     pub(super) keys: Vec<Key>,
+    /// How many keys were ever put on it.
+    pub(super) keys_made: u64,
+    /// What rentals have left, ever.
+    pub(super) disks: Vec<Disk>,
     /// How often it was asked for what.
     pub(super) requests: BTreeMap<&'static str, u32>,
     /// What happens to the order that is being dealt with.
@@ -152,7 +182,8 @@ impl Rental {
                 | Mishap::Late { .. }
                 | Mishap::Boot { .. }
                 | Mishap::Outbid { .. }
-                | Mishap::Dearer { .. } => {}
+                | Mishap::Dearer { .. }
+                | Mishap::LeavesDisk => {}
             }
         }
         match (self.stopped, machines && self.port.is_none()) {
@@ -175,12 +206,27 @@ impl Rental {
                 | Mishap::Boot { .. }
                 | Mishap::Outbid { .. }
                 | Mishap::Dearer { .. }
+                | Mishap::LeavesDisk
                 | Mishap::State { .. } => true,
             })
     }
 
     fn end(&mut self, by: Ender, at: SystemTime) {
         self.ended.get_or_insert((at, by));
+    }
+
+    /// When the marketplace itself ends it, as it was told: at a time, or at a cost.
+    fn expiry(&self) -> Option<SystemTime> {
+        let spent = self.wish.most.filter(|_| 0 < self.price.0).and_then(|most| {
+            let hours = most.0 as f64 / self.price.0 as f64;
+            self.since.checked_add(Duration::from_secs_f64(hours * 3_600.0))
+        });
+        self.wish.expires.into_iter().chain(spent).min()
+    }
+
+    /// Whether its disk stays when it is ended.
+    pub(super) fn leaves_disk(&self) -> bool {
+        self.mishaps.contains(&Mishap::LeavesDisk)
     }
 
     fn to_json(&self, machines: bool) -> Value {
@@ -241,9 +287,13 @@ impl Books {
 
     /// Ends a rental. `false`: there is none of this name that hasn't ended.
     pub(super) fn end(&mut self, id: &str, by: Ender) -> bool {
+        self.end_at(id, by, SystemTime::now())
+    }
+
+    fn end_at(&mut self, id: &str, by: Ender, at: SystemTime) -> bool {
         match self.rentals.iter_mut().find(|rental| rental.id == id && rental.ended.is_none()) {
             Some(rental) => {
-                rental.end(by, SystemTime::now());
+                rental.end(by, at);
                 let ware = self.wares.iter_mut().find(|ware| ware.id == rental.ware.id);
                 if let Some(ware) = ware {
                     ware.free += 1;
@@ -263,11 +313,29 @@ impl Books {
     /// Ends what was to end by now.
     pub(super) fn expire(&mut self) {
         let now = SystemTime::now();
-        for rental in &mut self.rentals {
-            if let Some(moment) = rental.wish.expires.filter(|moment| *moment <= now) {
-                rental.end(Ender::Expiry, moment);
-            }
+        let over = |rental: &Rental| {
+            let moment = rental.expiry().filter(|moment| *moment <= now)?;
+            rental.ended.is_none().then(|| (rental.id.clone(), moment))
+        };
+        let over: Vec<_> = self.rentals.iter().filter_map(over).collect();
+        for (id, moment) in over {
+            self.end_at(&id, Ender::Expiry, moment);
         }
+    }
+
+    /// Changes when a rental is to end. `false`: there is none of this name.
+    pub(super) fn extend(
+        &mut self,
+        id: &str,
+        expires: Option<SystemTime>,
+        most: Option<Usd>,
+    ) -> bool {
+        let rental = self.rentals.iter_mut().find(|known| known.id == id && known.ended.is_none());
+        let found = rental.is_some();
+        if let Some(rental) = rental {
+            (rental.wish.expires, rental.wish.most) = (expires, most);
+        }
+        found
     }
 
     /// What a listing shows.
@@ -285,10 +353,38 @@ impl Books {
         if self.keys.iter().any(|key| key.name == name) {
             return None;
         }
-        let id = uuid(u64::try_from(self.keys.len()).unwrap_or(0) + 0x5E_0000);
+        self.keys_made += 1;
+        let id = uuid(self.keys_made + 0x5E_0000);
         let (name, public) = (name.to_owned(), public.to_owned());
         self.keys.push(Key { id, name, public });
         self.keys.last()
+    }
+
+    /// Takes a key off the account. `false`: there is none of this id.
+    pub(super) fn remove_key(&mut self, id: &str) -> bool {
+        let before = self.keys.len();
+        self.keys.retain(|key| key.id != id);
+        self.keys.len() < before
+    }
+
+    /// Keeps the disk of a rental that is over, and bills it.
+    pub(super) fn keep_disk(&mut self, id: String, name: String, price: UsdPerHour) {
+        self.disks.push(Disk { id, name, price, since: SystemTime::now(), removed: None });
+    }
+
+    /// The disks that are billed and belong to no rental.
+    pub(super) fn disks(&self) -> impl Iterator<Item = &Disk> {
+        self.disks.iter().filter(|disk| disk.removed.is_none())
+    }
+
+    /// Ends a disk. `false`: there is none of this id.
+    pub(super) fn remove_disk(&mut self, id: &str) -> bool {
+        let disk = self.disks.iter_mut().find(|disk| disk.id == id && disk.removed.is_none());
+        let found = disk.is_some();
+        if let Some(disk) = disk {
+            disk.removed = Some(SystemTime::now());
+        }
+        found
     }
 
     /// The public key of this id or name.
@@ -306,11 +402,14 @@ impl Books {
     pub(super) fn to_json(&self) -> Value {
         let rentals: Vec<_> =
             self.rentals.iter().map(|rental| rental.to_json(self.machines)).collect();
-        let sum = |of: fn(&Value) -> f64| rentals.iter().map(of).sum::<f64>();
+        let disks: Vec<_> = self.disks.iter().map(Disk::to_json).collect();
+        let all = || rentals.iter().chain(&disks);
         json!({
-            "billed": self.rentals.iter().filter(|rental| rental.ended.is_none()).count(),
-            "cost": sum(|rental| rental["cost"].as_f64().unwrap_or(0.0)),
+            "billed": all().filter(|row| row["billed"] == true).count(),
+            "cost": all().filter_map(|row| row["cost"].as_f64()).sum::<f64>(),
             "requests": self.requests,
+            "keys": self.keys.iter().map(|key| &key.name).collect::<Vec<_>>(),
+            "disks": disks,
             "rentals": rentals,
         })
     }

@@ -111,6 +111,11 @@ pub(super) trait Stub: Send + Sync {
         false
     }
 
+    /// Whether a request to end something is about this instance.
+    fn is_about(&self, ask: &Ask, id: &str) -> bool {
+        ask.parts().contains(&id)
+    }
+
     /// The answer to a key that is no good.
     fn turn_away(&self) -> Reply;
 

@@ -112,6 +112,8 @@ pub enum Mishap {
         /// How long.
         millis: u64,
     },
+    /// Its disk stays when it is ended, and is billed on. At Verda only.
+    LeavesDisk,
     /// It costs more than was quoted.
     Dearer {
         /// How much more.

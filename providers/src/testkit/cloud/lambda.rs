@@ -82,6 +82,8 @@ impl Stub for Lambda {
                     None => refuse(400, "global/duplicate", "The name is taken."),
                 }
             }
+            ("DELETE", ["ssh-keys", id]) if books.remove_key(id) => data(&json!({})),
+            ("DELETE", ["ssh-keys", _]) => no_such("key"),
             _ => no_such("path"),
         }
     }

@@ -111,8 +111,7 @@ impl Cloud {
 
     /// The truth about one of them.
     pub fn truth(&self, provider: &str) -> Value {
-        let books = self.state.books.get(provider).map(lock);
-        books.map_or(Value::Null, |books| books.to_json())
+        self.state.books.get(provider).map_or(Value::Null, truth)
     }
 
     /// How many instances are being billed there, whatever anyone has been told.
@@ -124,6 +123,13 @@ impl Cloud {
     /// How often it was asked for this.
     pub fn requests(&self, provider: &str, call: Call) -> u64 {
         self.truth(provider)["requests"][call.word()].as_u64().unwrap_or(0)
+    }
+
+    /// Puts a public key on an account, as somebody else would.
+    pub fn put_key(&self, provider: &str, name: &str, public_key: &str) {
+        if let Some(books) = self.state.books.get(provider) {
+            lock(books).add_key(name, public_key);
+        }
     }
 
     /// Forgets what was planned to go wrong, and plans this.
@@ -167,8 +173,15 @@ impl State {
 
     fn world(&self) -> Value {
         let books = self.books.iter();
-        books.map(|(name, books)| ((*name).to_owned(), lock(books).to_json())).collect()
+        books.map(|(name, books)| ((*name).to_owned(), truth(books))).collect()
     }
+}
+
+/// What is true now, and not when somebody last asked.
+fn truth(books: &Mutex<Books>) -> Value {
+    let mut books = lock(books);
+    books.expire();
+    books.to_json()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

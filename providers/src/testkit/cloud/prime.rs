@@ -146,6 +146,7 @@ impl Stub for Prime {
                     None => Reply::json(400, &json!({ "detail": "the name is taken" })),
                 }
             }
+            ("DELETE", ["ssh_keys", id]) if books.remove_key(id) => Reply::empty(204),
             ("GET", ["billing", "wallet"]) => {
                 Reply::json(200, &json!({ "wallet_id": "w", "balance_usd": 25.0 }))
             }

@@ -82,6 +82,11 @@ impl Stub for Runpod {
         }
     }
 
+    fn is_about(&self, ask: &Ask, id: &str) -> bool {
+        let query = ask.json()["query"].as_str().map(|query| argument(query, "podId"));
+        ask.parts().contains(&id) || query.is_some_and(|named| named == id)
+    }
+
     fn turn_away(&self) -> Reply {
         problem(401, "Unauthorized", "missing bearer token")
     }

@@ -131,7 +131,7 @@ fn reply(stub: &dyn Stub, books: &mut Books, ask: &Ask, call: Call) -> Reply {
         Caller::Account => true,
         Caller::Stranger => key.is_empty() && stub.is_open(call) || call == Call::Token,
         // An instance may end itself, and nothing else.
-        Caller::Instance(id) => call == Call::Release && ask.parts().iter().any(|part| part == id),
+        Caller::Instance(id) => call == Call::Release && stub.is_about(ask, id),
     };
     if allowed { stub.answer(books, ask, &caller) } else { stub.turn_away() }
 }

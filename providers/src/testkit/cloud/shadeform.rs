@@ -6,11 +6,12 @@ use super::{
     fault::Call,
 };
 use crate::{
-    UsdPerHour,
+    Usd, UsdPerHour,
     json::{rfc3339, timestamp},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
+use std::time::SystemTime;
 
 /// Shadeform.
 pub(super) struct Shadeform;
@@ -103,6 +104,15 @@ impl Stub for Shadeform {
                     None => Reply::text(400, "name must be unique"),
                 }
             }
+            ("POST", ["sshkeys", id, "delete"]) if books.remove_key(id) => Reply::empty(200),
+            ("POST", ["sshkeys", _, "delete"]) => Reply::text(404, "key not found"),
+            ("POST", ["instances", id, "update"]) => {
+                let (expires, most) = auto_delete(&ask.json());
+                if books.extend(id, expires, most) {
+                    return Reply::empty(200);
+                }
+                Reply::text(404, "instance not found")
+            }
             _ => Reply::text(404, "no such path"),
         }
     }
@@ -152,7 +162,7 @@ fn create(books: &mut Books, body: &Value) -> Reply {
     let Some(price) = price else { return out_of_stock() };
     let script = &body["launch_configuration"]["script_configuration"]["base64_script"];
     let script = STANDARD.decode(script.as_str().unwrap_or_default()).unwrap_or_default();
-    let expires = body["auto_delete"]["date_threshold"].as_str();
+    let (expires, most) = auto_delete(body);
     let wish = Wish {
         ware: id,
         label: text("name").to_owned(),
@@ -161,7 +171,8 @@ fn create(books: &mut Books, body: &Value) -> Reply {
         public_key: books.public_key(text("ssh_key_id")).unwrap_or_default(),
         script: String::from_utf8_lossy(&script).into_owned(),
         image: text("os").to_owned(),
-        expires: expires.and_then(timestamp),
+        expires,
+        most,
         ..Wish::default()
     };
     match books.rent(uuid(books.next_number()), wish) {
@@ -172,6 +183,13 @@ fn create(books: &mut Books, body: &Value) -> Reply {
         ),
         Err(Refusal::Gone | Refusal::Outbid) => out_of_stock(),
     }
+}
+
+/// When a machine is to be ended: at a time, or once it has cost this many dollars.
+fn auto_delete(body: &Value) -> (Option<SystemTime>, Option<Usd>) {
+    let rule = |word: &str| body["auto_delete"][word].as_str();
+    let dollars = rule("spend_threshold").and_then(|text| text.parse().ok());
+    (rule("date_threshold").and_then(timestamp), dollars.and_then(Usd::from_dollars))
 }
 
 fn out_of_stock() -> Reply {

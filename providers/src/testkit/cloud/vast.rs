@@ -116,7 +116,11 @@ impl Stub for Vast {
     }
 
     fn environment(&self, id: &str, own_key: &str) -> Vec<(&'static str, String)> {
-        vec![("CONTAINER_ID", id.to_owned()), ("CONTAINER_API_KEY", own_key.to_owned())]
+        vec![
+            ("CONTAINER_ID", id.to_owned()),
+            ("CONTAINER_API_KEY", own_key.to_owned()),
+            ("VAST_CONTAINERLABEL", format!("C.{id}")),
+        ]
     }
 }
 
@@ -260,8 +264,8 @@ fn rent(books: &mut Books, ask: &str, body: &Value) -> Reply {
         env: environment(&body["env"]),
         image: text("image"),
         disk,
-        expires: None,
         kept_if_outbid: true,
+        ..Wish::default()
     };
     let id = (7_835_000 + books.next_number()).to_string();
     match books.rent(id.clone(), wish) {

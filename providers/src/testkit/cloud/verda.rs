@@ -102,7 +102,29 @@ impl Stub for Verda {
                     None => refuse(400, "invalid_request", "The name is taken"),
                 }
             }
-            ("GET", ["volumes", ..]) => Reply::json(200, &json!([])),
+            ("DELETE", ["sshkeys" | "ssh-keys"]) => {
+                let body = ask.json();
+                let ids = body["keys"].as_array().into_iter().flatten().filter_map(Value::as_str);
+                match ids.filter(|id| books.remove_key(id)).count() {
+                    0 => refuse(404, "not_found", "Invalid key id"),
+                    _ => Reply::empty(200),
+                }
+            }
+            ("GET", ["volumes"]) => {
+                let left = books.disks().map(|disk| volume(&disk.id, &disk.name, disk.price, None));
+                let used = books.listed().map(|rental| {
+                    let (id, name) = (os_volume(&rental.id), &rental.wish.disk_name);
+                    volume(&id, name, disk_price(rental), Some(&rental.id))
+                });
+                Reply::json(200, &left.chain(used).collect())
+            }
+            ("GET", ["volumes", "trash"]) => Reply::json(200, &json!([])),
+            ("DELETE", ["volumes", id])
+                if ask.json()["is_permanent"] == true && books.remove_disk(id) =>
+            {
+                Reply::empty(202)
+            }
+            ("DELETE", ["volumes", _]) => refuse(404, "not_found", "Invalid volume id"),
             _ => refuse(404, "not_found", "no such path"),
         }
     }
@@ -205,6 +227,7 @@ fn rent(books: &mut Books, body: &Value) -> Reply {
         public_key: key.unwrap_or_default(),
         image: text("image").to_owned(),
         disk,
+        disk_name: body["os_volume"]["name"].as_str().unwrap_or_default().to_owned(),
         ..Wish::default()
     };
     match books.rent(uuid(books.next_number()), wish) {
@@ -232,15 +255,29 @@ fn act(books: &mut Books, body: &Value, caller: &Caller) -> Reply {
             }
             Some(false) => {}
         }
-        // A disk that isn't named stays, and is billed on: so does the whole, here.
+        // A disk that isn't named stays, and is billed on.
         let disk = os_volume(id);
         let volumes = body["volume_ids"].as_array().into_iter().flatten();
         let named = volumes.filter_map(Value::as_str).any(|volume| volume == disk);
-        if named && body["delete_permanently"] == true || body["volume_ids"].is_null() {
-            books.end(id, caller.ender());
+        let goes = named && body["delete_permanently"] == true || body["volume_ids"].is_null();
+        let left = books.find(id).filter(|rental| !goes || rental.leaves_disk());
+        let left = left.map(|rental| (rental.wish.disk_name.clone(), disk_price(rental)));
+        books.end(id, caller.ender());
+        if let Some((name, price)) = left {
+            books.keep_disk(disk, name, price);
         }
     }
     Reply::empty(204)
+}
+
+fn disk_price(rental: &Rental) -> UsdPerHour {
+    dollars(rental.wish.disk as f64 * DISK_PER_GB_HOUR)
+}
+
+fn volume(id: &str, name: &str, price: UsdPerHour, instance: Option<&str>) -> Value {
+    json!({ "id": id, "name": name, "instance_id": instance, "is_os_volume": true, "type": "NVMe",
+        "status": if instance.is_some() { "attached" } else { "detached" },
+        "base_hourly_cost": price.dollars() })
 }
 
 fn os_volume(id: &str) -> String {
