@@ -4,5 +4,6 @@ mod failures;
 mod keyring;
 mod keys;
 mod offers;
+mod secrets;
 mod shopper;
 mod terminal;

@@ -122,13 +122,18 @@ impl Shopper {
 
     /// Every file that is kept and has a key in it.
     pub(crate) fn files_with_key(&self) -> Vec<PathBuf> {
+        self.files_that(|content| holds(content, KEY))
+    }
+
+    /// Every file that is kept and whose content is like this.
+    pub(crate) fn files_that(&self, is_so: impl Fn(&[u8]) -> bool) -> Vec<PathBuf> {
         let (mut folders, mut found) = (vec![self.folder.path().to_owned()], Vec::new());
         while let Some(folder) = folders.pop() {
             for entry in fs::read_dir(folder).expect("it is readable").flatten() {
                 let path = entry.path();
                 if entry.file_type().expect("it has one").is_dir() {
                     folders.push(path);
-                } else if fs::read(&path).is_ok_and(|content| holds(&content, KEY)) {
+                } else if fs::read(&path).is_ok_and(|content| is_so(&content)) {
                     found.push(path);
                 }
             }

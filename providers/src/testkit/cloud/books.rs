@@ -144,6 +144,8 @@ impl Disk {
 /// One marketplace.
 #[derive(Debug, Default)]
 pub(super) struct Books {
+    /// The key of the account.
+    pub(super) key: String,
     pub(super) wares: Vec<Ware>,
     pub(super) rentals: Vec<Rental>,
     pub(super) keys: Vec<Key>,

@@ -76,6 +76,12 @@ pub enum Fault {
     Truncate,
     /// It is carried out, and the answer is not what it should be.
     Garble,
+    /// It isn't carried out, and the answer repeats the request with its key, as some servers'
+    /// error pages do.
+    Echo {
+        /// The status of the answer.
+        code: u16,
+    },
     /// It is answered properly, after this time.
     Slow {
         /// How long.

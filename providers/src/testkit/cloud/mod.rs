@@ -76,6 +76,7 @@ impl Cloud {
         let address = listener.local_addr()?;
         let with_machines = machines.is_some();
         let books = |stub: &dyn Stub| Books {
+            key: KEY.to_owned(),
             wares: stub.stock(many),
             machines: with_machines,
             ..Books::default()
@@ -123,6 +124,13 @@ impl Cloud {
     /// How often it was asked for this.
     pub fn requests(&self, provider: &str, call: Call) -> u64 {
         self.truth(provider)["requests"][call.word()].as_u64().unwrap_or(0)
+    }
+
+    /// Gives an account another key than [`KEY`].
+    pub fn set_key(&self, provider: &str, key: &str) {
+        if let Some(books) = self.state.books.get(provider) {
+            key.clone_into(&mut lock(books).key);
+        }
     }
 
     /// Puts a public key on an account, as somebody else would.

@@ -1,7 +1,7 @@
 //! The server: takes requests apart, finds whose they are, and lets things go wrong.
 
 use super::{
-    KEY, STUBS, State,
+    STUBS, State,
     books::Books,
     dialect::{Ask, Caller, Reply, Stub},
     fault::{Call, Fault, Planned},
@@ -86,6 +86,10 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> io::Result<Res
             count(&mut lock(&state.books[name]), call);
             return whole(reply, retry_after, false);
         }
+        Some(Fault::Echo { code }) => {
+            count(&mut lock(&state.books[name]), call);
+            return whole(Reply::text(code, &format!("can't do {ask:?}")), None, false);
+        }
         Some(Fault::Slow { millis }) => sleep(Duration::from_millis(millis)).await,
         _ => {}
     }
@@ -123,7 +127,7 @@ fn reply(stub: &dyn Stub, books: &mut Books, ask: &Ask, call: Call) -> Reply {
     let key = stub.key(ask);
     let own = books.rentals.iter().find(|rental| rental.own_key == key);
     let caller = match own {
-        _ if key == KEY => Caller::Account,
+        _ if key == books.key => Caller::Account,
         Some(rental) => Caller::Instance(rental.id.clone()),
         None => Caller::Stranger,
     };

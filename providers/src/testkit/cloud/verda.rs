@@ -1,7 +1,6 @@
 //! Verda's dialect.
 
 use super::{
-    KEY,
     books::{Books, Phase, Refusal, Rental, Ware, Wish, uuid},
     dialect::{Ask, Caller, Reply, Stub},
     fault::Call,
@@ -12,9 +11,6 @@ use std::collections::BTreeMap;
 
 /// Dollars for a GB of system disk and an hour.
 const DISK_PER_GB_HOUR: f64 = 0.20 / 730.0;
-
-/// What a client gets for its id and secret. Nothing else opens the door.
-const TOKEN: &str = KEY;
 
 /// Verda.
 pub(super) struct Verda;
@@ -63,7 +59,7 @@ impl Stub for Verda {
 
     fn answer(&self, books: &mut Books, ask: &Ask, caller: &Caller) -> Reply {
         match (ask.method.as_str(), &ask.parts()[1.min(ask.parts().len())..]) {
-            ("POST", ["oauth2", "token"]) => token(&ask.json()),
+            ("POST", ["oauth2", "token"]) => token(&books.key, &ask.json()),
             ("GET", ["instance-types"]) => types(books),
             ("GET", ["instance-availability"]) => availability(books),
             ("GET", ["instance-availability", kind]) => {
@@ -138,14 +134,15 @@ fn refuse(status: u16, code: &str, message: &str) -> Reply {
     Reply::json(status, &json!({ "code": code, "message": message }))
 }
 
-fn token(body: &Value) -> Reply {
-    let known = body["client_id"] == KEY && body["client_secret"] == KEY;
+/// A client gets for its id and its secret what they are: nothing else opens the door.
+fn token(key: &str, body: &Value) -> Reply {
+    let known = body["client_id"] == key && body["client_secret"] == key;
     if body["grant_type"] == "client_credentials" && !known {
         return refuse(401, "unauthorized_request", "Invalid client id or client secret");
     }
     Reply::json(
         200,
-        &json!({ "access_token": TOKEN, "refresh_token": "refresh", "scope": "cloud-api-v1",
+        &json!({ "access_token": key, "refresh_token": "refresh", "scope": "cloud-api-v1",
             "token_type": "Bearer", "expires_in": 3_600 }),
     )
 }
