@@ -42,18 +42,24 @@ const RELEASE: Pace = Pace::every("release", Duration::from_secs(2)).burst(8);
 /// The whole order may have 102,400 bytes, and its text is escaped twice.
 const START_SCRIPT: usize = 24_000;
 
-/// Ends its own pod with the key that is put into every container, which may do little else.
-/// Both are in the environment of the first process only. The key goes through a pipe, never
+/// Ends its own pod with the key that is put into every container, which may do little else: which
+/// of the ways is open to it is told differently by different people, so each is tried. Stopping is
+/// no end, but nothing of ours is billed for a pod that has no volume. Both are in the environment of the first process only. The key goes through a pipe, never
 /// onto a command line.
 const SELF_RELEASE: &str = r#"of() { eval "v=\${$1:-}"; [ -n "$v" ] || v=$(tr '\0' '\n' </proc/1/environ | sed -n "s/^$1=//p"); printf %s "$v"; }
 url=$(of PIECEWORK_API_URL); id=$(of RUNPOD_POD_ID); key=$(of RUNPOD_API_KEY)
 [ -n "$id" ] && [ -n "$key" ] || exit 1
 url=${url:-https://api.runpod.io}
-ask() { printf 'header = "Authorization: Bearer %s"\n' "$key" | curl -sS -m 30 -K - -A piecework -o /dev/null -w '%{http_code}' "$@"; }
+ask() { printf 'header = "Authorization: Bearer %s"\n' "$key" | curl -sS -m 30 -K - -A piecework -w '%{http_code}' "$@"; }
 said=$(ask -X POST -H 'Content-Type: application/json' -d '{"action":"terminate"}' "$url/v2/pods/$id/action")
-case $said in 2??|404) exit 0;; esac
+case $said in *2[0-9][0-9]|*404) exit 0;; esac
 said=$(ask -X DELETE "$url/v2/pods/$id")
-case $said in 2??|404) exit 0;; *) exit 1;; esac"#;
+case $said in *2[0-9][0-9]|*404) exit 0;; esac
+query="{\"query\":\"mutation { podTerminate(input: { podId: \\\"$id\\\" }) }\"}"
+said=$(ask -X POST -H 'Content-Type: application/json' -d "$query" "$url/graphql")
+case $said in *'"errors"'*'not found'*) exit 0;; *'"errors"'*) ;; *'"podTerminate"'*) exit 0;; esac
+ask -X POST -H 'Content-Type: application/json' -d '{"action":"stop"}' "$url/v2/pods/$id/action"
+exit 1"#;
 
 /// A Runpod account.
 #[derive(Debug)]

@@ -2,11 +2,11 @@
 //! the host's, and are gone once they are released.
 
 use providers::{
-    Access, Endpoint, Host, Instance, InstanceState, Label, Mib, Need, Order, Provider, Remote,
-    Rental, Setup, Timing, Transport,
+    Access, Endpoint, Host, Instance, InstanceState, Label, Mib, Need, Order, PROVIDERS, Provider,
+    Remote, Rental, Setup, Timing, Transport,
 };
 use secrecy::SecretString;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::{
     io::{BufRead, BufReader},
     net::TcpStream,
@@ -37,6 +37,24 @@ impl Server {
         let stdout = child.stdout.take().expect("it is piped");
         BufReader::new(stdout).read_line(&mut line).unwrap();
         Self { child, addresses: serde_json::from_str(&line).unwrap(), folder }
+    }
+
+    /// The truth.
+    fn world(&self) -> Value {
+        let told = Command::new("curl").args(["-sS", "-f", self.address("world")]).output();
+        serde_json::from_slice(&told.unwrap().stdout).unwrap()
+    }
+
+    /// Plans what goes wrong.
+    fn plan(&self, plan: &Value) {
+        let address = format!("{}/faults", self.address("world"));
+        let mut curl = Command::new("curl");
+        curl.args(["-sS", "-f", "-o", "/dev/null", "-X", "PUT", "-d", &plan.to_string(), &address]);
+        assert!(curl.status().unwrap().success());
+    }
+
+    fn address(&self, name: &str) -> &str {
+        self.addresses[name].as_str().unwrap()
     }
 
     fn key(&self) -> PathBuf {
@@ -142,7 +160,7 @@ async fn every_marketplace_rents_out_a_computer_of_its_own() {
     let server = Server::start();
     let secret = server.folder.path().join("secret");
     std::fs::write(&secret, "of the host").unwrap();
-    for name in ["vast", "runpod", "lambda", "verda", "shadeform", "prime"] {
+    for name in PROVIDERS.iter().map(|provider| provider.name) {
         let market = server.connect(name);
         let label = format!("piecework-{name}");
         server.key();
@@ -171,15 +189,76 @@ fn confined(server: &Server, endpoint: &Endpoint, secret: &Path) {
 async fn an_instance_ends_itself_with_its_own_key() {
     let server = Server::start();
     server.key();
-    for name in ["vast", "runpod"] {
+    let mut tested = Vec::new();
+    for name in PROVIDERS.iter().map(|provider| provider.name) {
         let market = server.connect(name);
+        let Some(command) = market.capabilities().self_release else { continue };
         let label = format!("piecework-{name}-self");
         rent(&server, &*market, &label, "true").await;
         let (_, endpoint) = running(&*market, &label).await;
-        let command = market.capabilities().self_release.expect("it has a key of its own");
         // The end may be quicker than the answer.
         drop(server.ssh(&endpoint, command));
         gone(&endpoint).await;
         assert_eq!(market.instances().await.unwrap(), [], "{name}");
+        let rental = &server.world()[name]["rentals"][0];
+        assert_eq!((&rental["ended_by"], &rental["billed"]), (&json!("instance"), &json!(false)));
+        tested.push(name);
     }
+    assert_eq!(tested, ["vast", "runpod"]);
+}
+
+#[tokio::test]
+async fn a_pod_that_may_not_end_itself_one_way_tries_the_next() {
+    let server = Server::start();
+    server.key();
+    let market = server.connect("runpod");
+    let command = market.capabilities().self_release.expect("it has a key of its own");
+    let mut sent = 0;
+    for (refused, ended_by, state) in [
+        (1, json!("instance"), "Ended"),
+        (2, json!("instance"), "Ended"),
+        (3, json!(null), "Stopped"),
+    ] {
+        let label = format!("piecework-refused-{refused}");
+        rent(&server, &*market, &label, "true").await;
+        let (_, endpoint) = running(&*market, &label).await;
+        server.plan(&json!([{ "provider": "runpod", "call": "release", "times": refused,
+            "fault": { "status": { "code": 403 } } }]));
+        drop(server.ssh(&endpoint, command));
+        gone(&endpoint).await;
+        let world = server.world();
+        let rental = world["runpod"]["rentals"].as_array().unwrap().last().unwrap();
+        assert_eq!((&rental["ended_by"], &rental["billed"]), (&ended_by, &json!(false)));
+        assert_eq!(rental["state"], state, "{rental}");
+        sent += refused + 1;
+        assert_eq!(world["runpod"]["requests"]["release"], sent, "it stops where it has ended");
+    }
+}
+
+#[tokio::test]
+async fn the_key_of_an_instance_ends_that_instance_and_does_nothing_else() {
+    let server = Server::start();
+    server.key();
+    let market = server.connect("vast");
+    rent(&server, &*market, "piecework-first", "true").await;
+    rent(&server, &*market, "piecework-second", "true").await;
+    let (_, endpoint) = running(&*market, "piecework-first").await;
+    let (second, _) = running(&*market, "piecework-second").await;
+    for (method, path) in [
+        ("DELETE", format!("v0/instances/{}/", second.id)),
+        ("GET", "v1/instances/".to_owned()),
+        ("GET", "v0/users/current/".to_owned()),
+        ("PUT", "v0/asks/10001/".to_owned()),
+    ] {
+        let command = format!(
+            "curl -s -o /dev/null -w '%{{http_code}}' -X {method} -H \
+             \"Authorization: Bearer $CONTAINER_API_KEY\" \"$PIECEWORK_API_URL/api/{path}\""
+        );
+        assert_eq!(text(&server.ssh(&endpoint, &command)), "401", "{method} {path}");
+    }
+    let facts = "echo $VAST_CONTAINERLABEL $CONTAINER_ID";
+    let rental = &server.world()["vast"]["rentals"][0];
+    let id = rental["id"].as_str().unwrap();
+    assert_eq!(text(&server.ssh(&endpoint, facts)), format!("C.{id} {id}"));
+    assert_eq!(server.world()["vast"]["billed"], 2);
 }

@@ -101,6 +101,8 @@ pub(super) struct Rental {
     pub(super) port: Option<u16>,
     mishaps: Vec<Mishap>,
     stopped: bool,
+    /// When it was told to stop, which ends its cost and not the rental.
+    halted: Option<SystemTime>,
 }
 
 /// Why nothing was rented.
@@ -188,11 +190,16 @@ impl Rental {
                 | Mishap::LeavesDisk => {}
             }
         }
-        match (self.stopped, machines && self.port.is_none()) {
+        match (self.stopped || self.is_halted(), machines && self.port.is_none()) {
             (true, _) => Phase::Stopped,
             (false, true) => Phase::Booting,
             (false, false) => Phase::Running,
         }
+    }
+
+    /// Whether it was told to stop.
+    pub(super) fn is_halted(&self) -> bool {
+        self.halted.is_some()
     }
 
     /// Whether a listing shows it yet.
@@ -232,7 +239,8 @@ impl Rental {
     }
 
     fn to_json(&self, machines: bool) -> Value {
-        let until = self.ended.map_or_else(SystemTime::now, |(at, _)| at);
+        let over = self.ended.map(|(at, _)| at).into_iter().chain(self.halted).min();
+        let until = over.unwrap_or_else(SystemTime::now);
         let held = until.duration_since(self.since).unwrap_or_default();
         json!({
             "id": self.id,
@@ -248,7 +256,7 @@ impl Rental {
             "cost": self.price.over(held).0 as f64 / 1e6,
             "ended": self.ended.and_then(|(at, _)| rfc3339(at)),
             "ended_by": self.ended.map(|(_, by)| by.word()),
-            "billed": self.ended.is_none(),
+            "billed": self.ended.is_none() && !self.is_halted(),
             "state": format!("{:?}", self.phase(machines)),
         })
     }
@@ -280,6 +288,7 @@ impl Books {
             since: SystemTime::now(),
             ended: None,
             port: None,
+            halted: None,
             stopped: mishap == Some(Mishap::BidTooLow),
             mishaps: mishap.clone().into_iter().collect(),
         });
@@ -304,6 +313,16 @@ impl Books {
             }
             None => false,
         }
+    }
+
+    /// Stops a rental that hasn't ended, with which its cost ends. `false`: there is none.
+    pub(super) fn halt(&mut self, id: &str) -> bool {
+        let rental = self.rentals.iter_mut().find(|known| known.id == id && known.ended.is_none());
+        let found = rental.is_some();
+        if let Some(rental) = rental {
+            rental.halted.get_or_insert_with(SystemTime::now);
+        }
+        found
     }
 
     /// Ends everything, as a marketplace does that closes.

@@ -42,8 +42,11 @@ impl Machines {
             let (owed, ended) = {
                 let mut books = lock(&state.books[name]);
                 books.expire();
-                let (ended, owed): (Vec<_>, Vec<_>) =
-                    books.rentals.iter().cloned().partition(|rental| rental.ended.is_some());
+                let (ended, owed): (Vec<_>, Vec<_>) = books
+                    .rentals
+                    .iter()
+                    .cloned()
+                    .partition(|rental| rental.ended.is_some() || rental.is_halted());
                 (owed, ended)
             };
             for rental in ended {

@@ -107,6 +107,7 @@ impl Stub for Runpod {
             ("DELETE", ["v2", "pods", id]) => end(books, id, caller),
             ("POST", ["v2", "pods", id, "action"]) => match ask.json()["action"].as_str() {
                 Some("terminate") => end(books, id, caller),
+                Some("stop") if books.halt(id) => Reply::empty(204),
                 _ => problem(409, "Conflict", "the pod can't do that now"),
             },
             _ => problem(404, "Not Found", "no such path"),
