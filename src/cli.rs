@@ -97,6 +97,12 @@ pub struct RunArgs {
     /// What answers the prompts.
     #[arg(long, env = "PIECEWORK_ENGINE", value_enum)]
     pub engine: Option<EngineName>,
+    /// A file that describes the inference server to answer with, in place of `--engine`.
+    #[arg(long, env = "PIECEWORK_SERVER", value_name = "FILE", conflicts_with = "engine")]
+    pub server: Option<PathBuf>,
+    /// The inference server's program on the machine, where it isn't found by its name.
+    #[arg(long, env = "PIECEWORK_SERVER_BIN", value_name = "PATH")]
+    pub server_bin: Option<String>,
     /// How many instances to rent.
     #[arg(long, env = "PIECEWORK_MACHINES", value_name = "N")]
     pub machines: Option<u32>,
@@ -332,6 +338,12 @@ pub enum EngineName {
     Native,
     /// No model: each prompt is its own answer. For tests and measurements.
     Echo,
+    /// vLLM, on the machine's GPUs.
+    Vllm,
+    /// `SGLang`, on the machine's GPUs.
+    Sglang,
+    /// llama.cpp's server, for GGUF files, on GPUs or the CPU.
+    LlamaCpp,
 }
 
 /// How far a host has been checked, as it is typed.

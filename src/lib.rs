@@ -19,6 +19,7 @@ pub mod settings;
 
 pub mod catalogue;
 pub mod prompts;
+pub mod servers;
 
 pub mod model;
 pub mod need;

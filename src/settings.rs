@@ -5,6 +5,7 @@ use crate::{
     catalogue::{self, ModelError},
     cli::{EngineName, FormatName, PrecisionName, RunArgs},
     prompts::{Format, LINE_LIMIT, Options, PromptsError, check_template},
+    servers::{self, ServerError},
 };
 use etcetera::{BaseStrategy, HomeDirError, base_strategy::choose_base_strategy};
 use providers::{Mib, Usd, UsdPerHour};
@@ -68,6 +69,9 @@ pub enum SettingsError {
     /// The template makes no sense.
     #[error(transparent)]
     Template(#[from] PromptsError),
+    /// There is no such inference server.
+    #[error(transparent)]
+    Server(#[from] ServerError),
     /// There is nowhere to keep anything.
     #[error("the user has no home folder; name a folder with `--home`")]
     NoHome(#[from] HomeDirError),
@@ -167,6 +171,7 @@ impl Settings {
         if let Some(template) = &args.template {
             check_template(template)?;
         }
+        let engine = engine_kind(engine, args)?;
         let limits =
             Limits { threads, kv_bytes: kv.map(|text| size(text)).transpose()?, batch, context };
         Ok(Self {
@@ -179,15 +184,14 @@ impl Settings {
                 line_limit: LINE_LIMIT,
             },
             job: Job {
-                engine: match engine {
-                    EngineName::Native => EngineKind::Native,
-                    EngineName::Echo => EngineKind::Echo { pace: args.echo_pace },
+                model: match (&engine, model) {
+                    (EngineKind::Echo { .. }, _) => {
+                        Model { name: "echo".to_owned(), sources: Vec::new() }
+                    }
+                    (_, Some(text)) => catalogue::resolve(text)?,
+                    (_, None) => catalogue::default_model(),
                 },
-                model: match (engine, model) {
-                    (EngineName::Echo, _) => Model { name: "echo".to_owned(), sources: Vec::new() },
-                    (EngineName::Native, Some(text)) => catalogue::resolve(text)?,
-                    (EngineName::Native, None) => catalogue::default_model(),
-                },
+                engine,
                 precision: precision.map(|precision| match precision {
                     PrecisionName::F32 => Precision::F32,
                     PrecisionName::F16 => Precision::F16,
@@ -204,6 +208,22 @@ impl Settings {
             deadline: deadline.map(|text| time(text)).transpose()?,
         })
     }
+}
+
+fn engine_kind(engine: EngineName, args: &RunArgs) -> Result<EngineKind, SettingsError> {
+    let known = |name| servers::named(name).expect("a test reads these").clone();
+    let mut server = match (&args.server, engine) {
+        (Some(path), _) => servers::read(path)?,
+        (None, EngineName::Native) => return Ok(EngineKind::Native),
+        (None, EngineName::Echo) => return Ok(EngineKind::Echo { pace: args.echo_pace }),
+        (None, EngineName::Vllm) => known("vllm"),
+        (None, EngineName::Sglang) => known("sglang"),
+        (None, EngineName::LlamaCpp) => known("llama-cpp"),
+    };
+    if let (Some(program), Some(first)) = (&args.server_bin, server.command.first_mut()) {
+        first.clone_from(program);
+    }
+    Ok(EngineKind::Server(Box::new(server)))
 }
 
 /// Where piecework keeps what must outlive it, unless a folder is named.

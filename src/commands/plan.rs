@@ -29,14 +29,21 @@ pub(super) async fn plan(args: RunArgs, home: Option<&Path>) -> Result<Exit, Com
     let settings = Settings::new(&args)?;
     let work = workload(&args, &settings)?;
     let markets = markets(&open_home(home)?).await?;
-    let engine = match settings.job.engine {
+    let engine = match &settings.job.engine {
         EngineKind::Native => "native",
+        EngineKind::Server(server) => server.name.as_str(),
         EngineKind::Echo { .. } => {
             let prompts = words::plural(work.prompts, "prompt");
             report::note(&format!("{prompts} for the echo engine, which has no model to plan for"));
             return Ok(Exit::Done);
         }
     };
+    if Engine::named(engine, false).is_none() && Engine::named(engine, true).is_none() {
+        report::note(&format!(
+            "how fast {engine} is on which GPU isn't known, so it can't be planned for"
+        ));
+        return Ok(Exit::Done);
+    }
     let shape = shape_of(&settings.job.model);
     let shape = shape.map_err(|error| CommandError::new(Exit::Failed, error))?;
     let allowed = match args.plan.weights.as_slice() {

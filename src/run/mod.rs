@@ -286,8 +286,9 @@ pub fn errors_beside(out: &Path) -> PathBuf {
 }
 
 fn engine_name(plan: &Plan) -> String {
-    match plan.job.engine {
+    match &plan.job.engine {
         wire::EngineKind::Native => "native".to_owned(),
         wire::EngineKind::Echo { .. } => "echo".to_owned(),
+        wire::EngineKind::Server(server) => server.name.clone(),
     }
 }

@@ -17,9 +17,11 @@
 
 pub mod codec;
 pub mod message;
+pub mod server;
 
 pub use codec::{CodecError, FrameReader, FrameWriter, PREAMBLE};
 pub use message::{
     Completion, EngineFacts, EngineKind, Failure, Form, Job, Limits, Model, Outcome, Phase,
     Precision, Prompt, Source, Status, ToController, ToWorker, VERSION,
 };
+pub use server::Server;

@@ -1,5 +1,6 @@
 //! The messages of a conversation.
 
+use crate::server::Server;
 use serde::{Deserialize, Serialize};
 
 /// The version of these messages. Two sides with different versions do not talk.
@@ -166,6 +167,8 @@ pub enum EngineKind {
         /// Answers per second at most. None is as fast as can be.
         pace: Option<u32>,
     },
+    /// An inference server on the worker's machine, which the worker starts and drives.
+    Server(Box<Server>),
 }
 
 /// A model, and where it may be had.

@@ -4,7 +4,7 @@ use crate::{
     cache,
     echo::Echo,
     engine::{Engine, EngineError, Gauge, Outlet, Prompts},
-    fetch, native,
+    fetch, native, server,
 };
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -72,17 +72,18 @@ fn work(
 ) -> Result<(), EngineError> {
     // Nobody listening means that the worker is ending.
     let tell = |item| drop(news.send(item));
-    let engine: Box<dyn Engine> = match job.engine {
-        EngineKind::Echo { pace } => Box::new(Echo::new(job.model.name.clone(), pace)),
-        EngineKind::Native => {
-            let mut fetching = |source: &str, done, total| {
-                tell(News::Phase(Phase::Fetching { source: source.to_owned(), done, total }));
-            };
-            let path = fetch::fetch(&job.model, &cache::folder(), &mut fetching)
-                .map_err(|error| EngineError(chain(&error)))?;
-            let mut loading = |done, total| tell(News::Phase(Phase::Loading { done, total }));
-            native::load(&path, job, &mut loading)?
-        }
+    let model = || {
+        let mut fetching = |source: &str, done, total| {
+            tell(News::Phase(Phase::Fetching { source: source.to_owned(), done, total }));
+        };
+        fetch::fetch(&job.model, &cache::folder(), &mut fetching)
+            .map_err(|error| EngineError(chain(&error)))
+    };
+    let mut loading = |done, total| tell(News::Phase(Phase::Loading { done, total }));
+    let engine: Box<dyn Engine> = match &job.engine {
+        EngineKind::Echo { pace } => Box::new(Echo::new(job.model.name.clone(), *pace)),
+        EngineKind::Native => native::load(&model()?, job, &mut loading)?,
+        EngineKind::Server(server) => server::start(server, &model()?, job, &mut loading)?,
     };
     tell(News::Up(engine.facts()));
     engine.run(Prompts::new(prompts), outlet)

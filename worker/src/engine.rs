@@ -7,6 +7,9 @@ use std::sync::{
 use tokio::sync::mpsc::{Receiver, UnboundedSender, error::TryRecvError};
 use wire::{Completion, EngineFacts, Prompt};
 
+/// Tokens of an answer where neither the prompt nor the job says anything.
+pub(crate) const ANSWER_TOKENS: usize = 256;
+
 /// Why an engine can't be brought up, or broke beyond repair.
 ///
 /// The message says what is wrong and what would mend it, as a sentence without a full stop.

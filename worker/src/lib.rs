@@ -18,4 +18,5 @@ pub mod engine;
 pub mod fetch;
 pub mod native;
 pub mod serve;
+pub mod server;
 pub mod spool;

@@ -1,7 +1,7 @@
 //! The worker's command line. The controller is its only user.
 
 use clap::{Parser, Subcommand};
-use std::{path::PathBuf, process::ExitCode};
+use std::{error::Error, ffi::OsString, path::PathBuf, process::ExitCode};
 
 /// Answers prompts on a machine that piecework has rented.
 #[derive(Debug, Parser)]
@@ -25,6 +25,13 @@ enum Command {
         #[arg(long)]
         folder: PathBuf,
     },
+    /// Runs a program that ends when this worker does.
+    #[command(hide = true)]
+    Keep {
+        /// The program and its arguments.
+        #[arg(trailing_var_arg = true, required = true)]
+        command: Vec<OsString>,
+    },
     /// Is the worker of a folder.
     #[command(hide = true)]
     Serve {
@@ -35,20 +42,25 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
-        Command::Start { folder } => worker::daemon::start(&folder),
-        Command::Attach { folder } => worker::daemon::attach(&folder),
-        Command::Serve { folder } => worker::daemon::run(&folder),
-    };
-    let Err(error) = result else {
+    let Err(error) = run(Cli::parse().command) else {
         return ExitCode::SUCCESS;
     };
-    complain(&error);
+    complain(error.as_ref());
     ExitCode::FAILURE
 }
 
+fn run(command: Command) -> Result<(), Box<dyn Error>> {
+    match command {
+        Command::Start { folder } => worker::daemon::start(&folder)?,
+        Command::Attach { folder } => worker::daemon::attach(&folder)?,
+        Command::Serve { folder } => worker::daemon::run(&folder)?,
+        Command::Keep { command } => worker::server::keep(&command)?,
+    }
+    Ok(())
+}
+
 #[expect(clippy::print_stderr, reason = "the controller reads the reason from standard error")]
-fn complain(error: &dyn std::error::Error) {
+fn complain(error: &dyn Error) {
     eprint!("piecework-worker: {error}");
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -1,123 +1,26 @@
 //! The real worker binary: started, attached to, killed, and started again.
 
-use std::{
-    path::Path,
-    process::{Command as Plain, Stdio},
-    time::Duration,
-};
-use tempfile::TempDir;
-use tokio::{
-    process::{Child, ChildStdin, ChildStdout, Command},
-    time::timeout,
-};
+mod support;
+
+use std::process::Command as Plain;
+use support::{Controller, Home, WORKER};
+use tokio::process::Command;
 use wire::{
-    EngineKind, Form, FrameReader, FrameWriter, Job, Limits, Model, Outcome, Prompt, ToController,
-    ToWorker, VERSION,
+    EngineKind, Form, Job, Limits, Model, Outcome, Prompt, ToController, ToWorker, VERSION,
 };
 
-const WORKER: &str = env!("CARGO_BIN_EXE_piecework-worker");
-
-/// A folder with a worker in it, which ends with it.
-struct Home(TempDir);
-
-impl Home {
-    fn new() -> Self {
-        let home = Self(tempfile::tempdir().expect("a folder"));
-        home.start();
-        home
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-
-    fn start(&self) {
-        let started = Plain::new(WORKER).arg("start").arg("--folder").arg(self.path()).status();
-        assert!(started.expect("the worker's binary runs").success());
-    }
-
-    /// Ends the worker as a crash would.
-    fn kill(&self) {
-        let stamp = self.path().join("socket");
-        assert!(stamp.exists(), "a worker runs");
-        for process in std::fs::read_dir("/proc").expect("Linux").flatten() {
-            let cwd = std::fs::read_link(process.path().join("cwd"));
-            let pid = process.file_name().to_string_lossy().parse::<u32>();
-            if let (Ok(cwd), Ok(pid)) = (cwd, pid)
-                && cwd == self.path().canonicalize().expect("it is there")
-                && pid != std::process::id()
-            {
-                let killed = Plain::new("kill").args(["-9", &pid.to_string()]).status();
-                assert!(killed.expect("kill runs").success());
+/// Hears completions until it has all of these indices, in whatever order; returns the last
+/// number.
+async fn complete(controller: &mut Controller, mut indices: Vec<u64>) -> u64 {
+    loop {
+        if let Some(ToController::Completions { through, completions }) = controller.hear().await {
+            for completion in completions {
+                assert!(matches!(completion.outcome, Outcome::Done { .. }), "{completion:?}");
+                let known = indices.iter().position(|index| *index == completion.index);
+                indices.remove(known.expect("it was asked for, and once"));
             }
-        }
-    }
-}
-
-impl Drop for Home {
-    fn drop(&mut self) {
-        if self.path().join("socket").exists() {
-            self.kill();
-        }
-    }
-}
-
-/// A controller attached to a worker.
-struct Controller {
-    _child: Child,
-    reader: FrameReader<ChildStdout>,
-    writer: FrameWriter<ChildStdin>,
-}
-
-impl Controller {
-    async fn attach(home: &Home, generation: u64) -> Self {
-        let mut child = Command::new(WORKER)
-            .arg("attach")
-            .arg("--folder")
-            .arg(home.path())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("the worker's binary runs");
-        let mut reader = FrameReader::new(child.stdout.take().expect("it is piped"));
-        reader.skip_preamble().await.expect("a worker answers");
-        let writer = FrameWriter::new(child.stdin.take().expect("it is piped"), generation);
-        Self { _child: child, reader, writer }
-    }
-
-    /// Attaches, says hello, and returns what the worker still holds.
-    async fn greet(home: &Home, generation: u64) -> (Self, Vec<u64>) {
-        let mut controller = Self::attach(home, generation).await;
-        controller.say(ToWorker::Hello { version: VERSION, run: "run".into() }).await;
-        match controller.hear().await {
-            Some(ToController::Hello { version: VERSION, held }) => (controller, held),
-            other => panic!("{other:?} is no hello"),
-        }
-    }
-
-    async fn say(&mut self, message: ToWorker) {
-        self.writer.send(&message).await.expect("the worker listens");
-    }
-
-    async fn hear(&mut self) -> Option<ToController> {
-        let next = timeout(Duration::from_secs(30), self.reader.next()).await;
-        next.expect("the worker answers").expect("whole messages").map(|(_, message)| message)
-    }
-
-    /// Hears completions until it has all of these indices, in whatever order; returns the last
-    /// number.
-    async fn complete(&mut self, mut indices: Vec<u64>) -> u64 {
-        loop {
-            if let Some(ToController::Completions { through, completions }) = self.hear().await {
-                for completion in completions {
-                    assert!(matches!(completion.outcome, Outcome::Done { .. }), "{completion:?}");
-                    let known = indices.iter().position(|index| *index == completion.index);
-                    indices.remove(known.expect("it was asked for, and once"));
-                }
-                if indices.is_empty() {
-                    return through;
-                }
+            if indices.is_empty() {
+                return through;
             }
         }
     }
@@ -147,7 +50,7 @@ async fn prompts_are_answered_once_each() {
     controller.say(echo(None)).await;
     controller.say(prompts(0..1000)).await;
     controller.say(prompts(500..1500)).await;
-    controller.complete((0..1500).collect()).await;
+    complete(&mut controller, (0..1500).collect()).await;
 }
 
 #[tokio::test]
@@ -161,14 +64,14 @@ async fn a_dropped_connection_stops_nothing_and_loses_nothing() {
     let (mut controller, held) = Controller::greet(&home, 1).await;
     assert!(!held.is_empty(), "it was cut in the middle");
     // Nothing was acknowledged, so everything comes again.
-    let through = controller.complete((0..60).collect()).await;
+    let through = complete(&mut controller, (0..60).collect()).await;
     controller.say(ToWorker::Forget { through }).await;
     controller.say(prompts(60..61)).await;
-    controller.complete(vec![60]).await;
+    complete(&mut controller, vec![60]).await;
     drop(controller);
     let (mut controller, held) = Controller::greet(&home, 1).await;
     assert!(held.is_empty());
-    controller.complete(vec![60]).await;
+    complete(&mut controller, vec![60]).await;
 }
 
 #[tokio::test]
@@ -177,13 +80,13 @@ async fn a_killed_worker_still_has_what_it_had_answered() {
     let (mut controller, _) = Controller::greet(&home, 1).await;
     controller.say(echo(None)).await;
     controller.say(prompts(0..100)).await;
-    controller.complete((0..100).collect()).await;
+    complete(&mut controller, (0..100).collect()).await;
     home.kill();
     while controller.hear().await.is_some() {}
-    home.start();
+    home.start_by(&mut Plain::new(WORKER));
     let (mut controller, held) = Controller::greet(&home, 1).await;
     assert!(held.is_empty());
-    controller.complete((0..100).collect()).await;
+    complete(&mut controller, (0..100).collect()).await;
 }
 
 #[tokio::test]
@@ -197,7 +100,7 @@ async fn an_older_controller_is_fenced_out() {
     late.say(ToWorker::Hello { version: VERSION, run: "run".into() }).await;
     assert_eq!(late.hear().await, Some(ToController::Fenced { generation: 5 }));
     new.say(prompts(0..10)).await;
-    new.complete((0..10).collect()).await;
+    complete(&mut new, (0..10).collect()).await;
 }
 
 #[tokio::test]
@@ -250,5 +153,5 @@ async fn quit_ends_the_worker() {
 #[test]
 fn starting_twice_starts_one() {
     let home = Home::new();
-    home.start();
+    home.start_by(&mut Plain::new(WORKER));
 }

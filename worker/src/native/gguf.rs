@@ -16,11 +16,18 @@ use candle_core::quantized::gguf_file::{Content, Value};
 use std::{collections::HashMap, fs::File, io::BufReader, path::Path, sync::Arc};
 
 /// A file's metadata.
-pub(super) struct Metadata(HashMap<String, Value>);
+pub(crate) struct Metadata(HashMap<String, Value>);
 
 impl Metadata {
+    /// Reads those of a file.
+    pub(crate) fn read(path: &Path) -> Result<Self, EngineError> {
+        let file = File::open(path).map_err(|error| unreadable(path, &error))?;
+        let content = Content::read(&mut BufReader::with_capacity(1 << 20, &file));
+        Ok(Self(content.map_err(|error| unreadable(path, &error))?.metadata))
+    }
+
     /// A number that counts something.
-    pub(super) fn count(&self, key: &str) -> Option<usize> {
+    pub(crate) fn count(&self, key: &str) -> Option<usize> {
         match self.0.get(key)? {
             Value::U8(value) => Some(usize::from(*value)),
             Value::U16(value) => Some(usize::from(*value)),
@@ -48,29 +55,26 @@ impl Metadata {
     }
 
     /// A text.
-    pub(super) fn text(&self, key: &str) -> Option<&str> {
+    pub(crate) fn text(&self, key: &str) -> Option<&str> {
         self.0.get(key)?.to_string().ok().map(String::as_str)
     }
 
     /// A truth value.
-    pub(super) fn flag(&self, key: &str) -> Option<bool> {
+    pub(crate) fn flag(&self, key: &str) -> Option<bool> {
         self.0.get(key)?.to_bool().ok()
     }
 
     /// The elements of an array.
-    pub(super) fn list(&self, key: &str) -> Option<&[Value]> {
+    pub(crate) fn list(&self, key: &str) -> Option<&[Value]> {
         self.0.get(key)?.to_vec().ok().map(Vec::as_slice)
     }
 }
 
 /// Opens the file. The weights are not read yet.
 pub(super) fn open(path: &Path) -> Result<ModelFiles, EngineError> {
-    let unreadable = |why: &dyn std::fmt::Display| {
-        EngineError(format!("{} can't be read as a GGUF file: {why}", path.display()))
-    };
-    let file = File::open(path).map_err(|error| unreadable(&error))?;
+    let file = File::open(path).map_err(|error| unreadable(path, &error))?;
     let content = Content::read(&mut BufReader::with_capacity(1 << 20, &file))
-        .map_err(|error| unreadable(&error))?;
+        .map_err(|error| unreadable(path, &error))?;
     let metadata = Metadata(content.metadata);
     let architecture = metadata.text("general.architecture").unwrap_or("unnamed").to_owned();
     if !matches!(architecture.as_str(), "llama" | "mistral" | "qwen2" | "qwen3") {
@@ -109,6 +113,10 @@ pub(super) fn open(path: &Path) -> Result<ModelFiles, EngineError> {
         template: template.map(Template::new).transpose()?,
         generation: serde_json::Map::new(),
     })
+}
+
+fn unreadable(path: &Path, why: &dyn std::fmt::Display) -> EngineError {
+    EngineError(format!("{} can't be read as a GGUF file: {why}", path.display()))
 }
 
 fn read_config(

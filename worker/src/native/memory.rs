@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 /// Bytes that could be taken now without swapping; None where the system doesn't say.
 ///
 /// A container's own limit counts as well as the machine's memory.
-pub(super) fn available() -> Option<u64> {
+pub(crate) fn available() -> Option<u64> {
     let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| available_in(&text));
     let limit = number_in(Path::new("/sys/fs/cgroup/memory.max"));
     let used = number_in(Path::new("/sys/fs/cgroup/memory.current"));

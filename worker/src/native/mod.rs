@@ -40,3 +40,8 @@ mod tensor;
 mod vocabulary;
 
 pub use setup::load;
+
+pub(crate) use gguf::Metadata;
+pub(crate) use memory::available as available_memory;
+pub(crate) use random::mix;
+pub(crate) use setup::parse_defaults;

@@ -8,7 +8,7 @@
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Makes one seed of two numbers. The order matters.
-pub(super) fn mix(seed: u64, number: u64) -> u64 {
+pub(crate) fn mix(seed: u64, number: u64) -> u64 {
     finalise(finalise(seed.wrapping_add(GOLDEN)) ^ number.wrapping_mul(GOLDEN).wrapping_add(GOLDEN))
 }
 

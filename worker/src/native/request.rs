@@ -9,9 +9,6 @@ use super::{fields::Fields, random::mix, sampling::Sampling, simd::narrowed};
 use serde_json::{Map, Value};
 use wire::{Form, Prompt};
 
-/// Tokens of an answer where nothing says otherwise.
-pub(super) const ANSWER_TOKENS: usize = 256;
-
 /// Answers to one prompt.
 const CHOICES: usize = 128;
 

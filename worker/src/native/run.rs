@@ -6,12 +6,12 @@ use super::{
     matrix::Panels,
     model::{Cache, Workspace},
     random::mix,
-    request::{self, ANSWER_TOKENS, Input, Request},
+    request::{self, Input, Request},
     response::{self, Facts},
     scheduler::{Bounds, Scheduler, SequenceId},
     setup::Native,
 };
-use crate::engine::{Next, Outlet, Prompts};
+use crate::engine::{ANSWER_TOKENS, Next, Outlet, Prompts};
 use rayon::prelude::*;
 use std::{collections::HashMap, sync::Arc};
 use wire::{Completion, Failure, Outcome, Prompt};

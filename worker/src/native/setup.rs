@@ -182,7 +182,8 @@ impl Engine for Native {
     }
 }
 
-fn parse_defaults(text: &str) -> Result<Map<String, Value>, EngineError> {
+/// The job's default parameters.
+pub(crate) fn parse_defaults(text: &str) -> Result<Map<String, Value>, EngineError> {
     if text.trim().is_empty() {
         return Ok(Map::new());
     }

@@ -1,0 +1,145 @@
+//! One server's life: started, driven, and started again when it dies or hangs.
+
+use super::{
+    backlog::{Attempt, Backlog},
+    concurrency::Search,
+    drive::{Drive, End, Lost},
+    gpus::Gpu,
+    launch::{Live, NotReady, launch},
+    notes::note,
+    plan::Plan,
+    source::Source,
+};
+use crate::engine::{EngineError, Outlet};
+use std::{sync::Arc, time::Duration};
+use tokio::time::sleep;
+use wire::{Completion, Failure, Outcome};
+
+/// Starts that may fail in a row.
+const STARTS: u32 = 3;
+
+/// The wait between them.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Deaths in a row, without an answer between them, after which it is the server's fault.
+const DEATHS: u32 = 32;
+
+/// One of a machine's servers.
+#[derive(Debug)]
+pub(super) struct Replica {
+    plan: Arc<Plan>,
+    number: usize,
+    gpus: Vec<Gpu>,
+    live: Live,
+    search: Search,
+    backlog: Backlog,
+    /// What is held against prompts, until the server has shown that it can answer any.
+    verdicts: Vec<Completion>,
+    deaths: u32,
+}
+
+impl Replica {
+    /// Starts it and waits until it is ready.
+    pub(super) async fn start(
+        plan: Arc<Plan>,
+        number: usize,
+        gpus: Vec<Gpu>,
+    ) -> Result<Self, EngineError> {
+        let mut search = Search::new(plan.server.parallel.start, plan.parallel);
+        let live = start(&plan, number, &gpus, &mut search).await?;
+        let backlog = Backlog::default();
+        Ok(Self { plan, number, gpus, live, search, backlog, verdicts: Vec::new(), deaths: 0 })
+    }
+
+    /// Answers prompts until there are no more.
+    pub(super) async fn run(
+        mut self,
+        source: Arc<Source>,
+        outlet: Outlet,
+    ) -> Result<(), EngineError> {
+        loop {
+            let drive = Drive {
+                plan: &self.plan,
+                number: self.number,
+                live: &mut self.live,
+                search: &mut self.search,
+                backlog: &mut self.backlog,
+                verdicts: &mut self.verdicts,
+                outlet: &outlet,
+            };
+            let (end, answered) = drive.run(&source).await;
+            if answered {
+                self.deaths = 0;
+            }
+            match end {
+                End::Over => {
+                    self.live.process.end().await;
+                    return Ok(());
+                }
+                End::Lost(lost) => self.restart(lost).await?,
+            }
+        }
+    }
+
+    async fn restart(&mut self, lost: Lost) -> Result<(), EngineError> {
+        let Lost { why, there } = lost;
+        self.live.process.end().await;
+        let (words, out_of_memory) = self.live.process.last_words(&self.plan.server.out_of_memory);
+        let why = format!("the server {} {why}", self.plan.server.name);
+        note(self.number, &format!("{why}, with {} prompts; its log ends: {words}", there.len()));
+        self.deaths += 1;
+        if DEATHS <= self.deaths {
+            return Err(EngineError(format!(
+                "{why}, for the {DEATHS}th time without an answer in between; its log ends: {words}"
+            )));
+        }
+        if out_of_memory {
+            self.search.out_of_memory();
+            note(self.number, &format!("from now on {} prompts at once", self.search.limit()));
+        }
+        if out_of_memory && 1 < there.len() {
+            for attempt in there {
+                self.backlog.put_back(attempt);
+            }
+        } else if let Some(guilty) = self.backlog.died(there) {
+            self.accuse(
+                &guilty,
+                &format!("{why}, twice at this prompt alone; its log ends: {words}"),
+            );
+        }
+        self.live = start(&self.plan, self.number, &self.gpus, &mut self.search).await?;
+        Ok(())
+    }
+
+    fn accuse(&mut self, guilty: &Attempt, reason: &str) {
+        let outcome = Outcome::Failed { failure: Failure::Engine, reason: reason.to_owned() };
+        self.verdicts.push(Completion { index: guilty.prompt.index, outcome });
+    }
+}
+
+/// Starts a server, again where that fails, with fewer prompts at once where memory lacks.
+async fn start(
+    plan: &Plan,
+    number: usize,
+    gpus: &[Gpu],
+    search: &mut Search,
+) -> Result<Live, EngineError> {
+    let mut failed = 0;
+    loop {
+        let NotReady { reason, out_of_memory } =
+            match launch(plan, number, gpus, search.most()).await {
+                Ok(live) => return Ok(live),
+                Err(not_ready) => not_ready,
+            };
+        note(number, &reason);
+        if out_of_memory && 1 < search.most() {
+            search.out_of_memory();
+            continue;
+        }
+        failed += 1;
+        if STARTS <= failed {
+            return Err(EngineError(reason));
+        }
+        sleep(PAUSE).await;
+    }
+}

@@ -1,0 +1,11 @@
+//! The engine that drives inference servers: real processes that are started, killed and stopped,
+//! under the real worker.
+
+mod harness;
+mod llama;
+mod misbehaviour;
+mod poison;
+mod standin;
+mod starting;
+#[path = "../support/mod.rs"]
+mod support;

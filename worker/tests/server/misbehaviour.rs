@@ -1,0 +1,127 @@
+//! Servers that die, hang, fail and lie while they work: nothing is lost, and whoever is at fault is named.
+
+use crate::{
+    harness::{Bench, Starts, body, failure, good},
+    standin::description,
+};
+use wire::Failure;
+
+/// `count` good prompts, with bad ones in these places.
+fn with(count: usize, bad: &[(usize, &str)]) -> Vec<String> {
+    let mut texts = good(count);
+    for (index, text) in bad {
+        (*text).clone_into(&mut texts[*index]);
+    }
+    texts
+}
+
+#[tokio::test]
+async fn a_server_killed_ten_times_loses_no_prompt() {
+    let starts = Starts::new();
+    let mut bench = Bench::new(description(&[("STARTS", starts.path())])).await;
+    bench.ready().await.expect("it comes up");
+    bench.ask(&good(2200)).await;
+    let mut kills = 0;
+    let outcomes = bench
+        .outcomes(2200, |done| {
+            if kills < 10 && kills * 200 < done && starts.all().len() == kills + 1 {
+                starts.signal("-9");
+                kills += 1;
+            }
+        })
+        .await;
+    assert_eq!((kills, starts.all().len()), (10, 11));
+    assert!(outcomes.values().all(|outcome| body(outcome)["usage"]["prompt_tokens"] == 3));
+}
+
+#[tokio::test]
+async fn a_server_that_is_stopped_is_started_anew() {
+    let starts = Starts::new();
+    let mut bench = Bench::new(description(&[("STARTS", starts.path())])).await;
+    bench.ready().await.expect("it comes up");
+    bench.ask(&good(400)).await;
+    let mut stopped = false;
+    let outcomes = bench
+        .outcomes(400, |_| {
+            if !std::mem::replace(&mut stopped, true) {
+                starts.signal("-STOP");
+            }
+        })
+        .await;
+    assert!(outcomes.values().all(|outcome| body(outcome)["usage"]["prompt_tokens"] == 3));
+    assert_eq!(starts.all().len(), 2);
+    assert!(bench.notes().contains("said nothing for"), "{}", bench.notes());
+}
+
+#[tokio::test]
+async fn a_prompt_that_gets_no_answer_while_others_do_is_given_up() {
+    let mut bench = Bench::new(description(&[])).await;
+    bench.ready().await.expect("it comes up");
+    let outcomes = bench.answer(&with(100, &[(40, "STUCK")])).await;
+    let (fault, reason) = failure(&outcomes[&40]);
+    assert_eq!(fault, Failure::Engine);
+    assert!(reason.contains("no answer after 4 seconds"), "{reason}");
+    assert_eq!(outcomes.values().filter(|o| matches!(o, wire::Outcome::Done { .. })).count(), 99);
+}
+
+#[tokio::test]
+async fn what_fails_at_one_prompt_alone_is_that_prompts_error() {
+    let mut bench = Bench::new(description(&[])).await;
+    bench.ready().await.expect("it comes up");
+    let bad = [(5, "FAIL"), (40, "CLOSE"), (70, "CUT")];
+    let outcomes = bench.answer(&with(100, &bad)).await;
+    for (index, said) in [(5, "the stand-in fails"), (40, "gave no answer"), (70, "gave no answer")]
+    {
+        let (fault, reason) = failure(&outcomes[&index]);
+        assert_eq!(fault, Failure::Engine);
+        assert!(reason.contains(said), "{reason}");
+    }
+    assert_eq!(outcomes.values().filter(|o| matches!(o, wire::Outcome::Done { .. })).count(), 97);
+}
+
+#[tokio::test]
+async fn a_busy_server_is_asked_again() {
+    let mut bench = Bench::new(description(&[])).await;
+    bench.ready().await.expect("it comes up");
+    let texts: Vec<String> = (0..40).map(|index| format!("BUSY {index}")).collect();
+    let outcomes = bench.answer(&texts).await;
+    assert!(outcomes.values().all(|outcome| body(outcome)["usage"]["prompt_tokens"] == 2));
+}
+
+#[tokio::test]
+async fn a_server_that_fails_at_everything_is_of_no_use_and_nothing_is_blamed_on_prompts() {
+    let mut bench = Bench::new(description(&[("HOLDS", "0")])).await;
+    bench.ready().await.expect("it comes up");
+    bench.ask(&good(50)).await;
+    let reason = bench.broken().await;
+    assert!(reason.contains("without an answer in between"), "{reason}");
+    assert!(reason.contains("CUDA out of memory"), "{reason}");
+}
+
+#[tokio::test]
+async fn exhausted_memory_lowers_the_number_of_prompts_at_once() {
+    let starts = Starts::new();
+    // Dies of more than 3 at once.
+    let mut bench = Bench::new(description(&[("HOLDS", "3"), ("STARTS", starts.path())])).await;
+    bench.ready().await.expect("it comes up");
+    let outcomes = bench.answer(&good(200)).await;
+    assert!(outcomes.values().all(|outcome| body(outcome)["usage"]["prompt_tokens"] == 3));
+    assert!(starts.all().last().is_some_and(|last| last.parallel <= 3), "{:?}", starts.all());
+    // And without dying.
+    let mut bench = Bench::new(description(&[])).await;
+    bench.ready().await.expect("it comes up");
+    let texts: Vec<String> = (0..60).map(|index| format!("OOM {index}")).collect();
+    let outcomes = bench.answer(&texts).await;
+    assert!(outcomes.values().all(|outcome| body(outcome)["usage"]["prompt_tokens"] == 2));
+    assert!(bench.notes().contains("from now on 1 prompts at once"), "{}", bench.notes());
+}
+
+#[tokio::test]
+async fn a_prompt_that_kills_the_server_is_told_of_though_no_other_comes() {
+    let mut bench = Bench::new(description(&[])).await;
+    bench.ready().await.expect("it comes up");
+    let outcomes = bench.answer(&["CRASH".to_owned()]).await;
+    let (fault, reason) = failure(&outcomes[&0]);
+    assert_eq!(fault, Failure::Engine);
+    assert!(reason.contains("twice at this prompt alone"), "{reason}");
+}
