@@ -5,9 +5,9 @@ use crate::{
     event::{Event, Events},
     ledger::{Books, Entry, Lease, LeaseState, Ledger, LedgerError, Terms},
 };
-use providers::{ErrorKind, Instance, InstanceId, Label, Marketplace, Order};
+use providers::{ErrorKind, Instance, InstanceId, Label, Leftover, Marketplace, Order};
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
@@ -220,6 +220,35 @@ impl Leases {
                 None => return failed.map_or(settled, |error| Err(error.into())),
             }
         }
+    }
+
+    /// Takes off the accounts what these leases have left there beside instances: the key that they
+    /// let in, and disks of theirs. Does nothing while something is owed, for an order may need
+    /// the key. After an error the rest has been tried, and it may be done again.
+    pub async fn sweep(&self, public_key: &str) -> Result<(), LeaseError> {
+        if self.books().owed().next().is_some() {
+            return Ok(());
+        }
+        let mut swept = Ok(());
+        let providers: BTreeSet<_> =
+            self.books().leases().map(|(_, lease)| lease.terms.provider.as_str()).collect();
+        for provider in providers {
+            swept = swept.and(self.sweep_one(provider, public_key).await);
+        }
+        swept
+    }
+
+    async fn sweep_one(&self, provider: &str, public_key: &str) -> Result<(), LeaseError> {
+        let market = self.market(provider)?;
+        let ours = |left: &Leftover| {
+            left.is_key(public_key)
+                || self.books().leases().any(|(label, _)| left.is_disk_of(label))
+        };
+        let mut swept = Ok(());
+        for leftover in market.leftovers().await?.into_iter().filter(ours) {
+            swept = swept.and(market.remove(&leftover).await);
+        }
+        Ok(swept?)
     }
 
     fn is_under_way(&self, label: &Label) -> bool {

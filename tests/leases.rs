@@ -9,16 +9,28 @@ use piecework::{
     ready::{NotReady, ready},
 };
 use providers::{
-    ErrorKind, Instance, InstanceState, Label, Marketplace, Need, Order, Usd,
-    testkit::{Fault, World},
+    Access, ErrorKind, Instance, InstanceState, Label, Marketplace, Mib, Need, Offer, Order,
+    Provider, Rental, Timing, Transport, Usd,
+    testkit::{
+        Fault, World,
+        cloud::{self, Call, Cloud, Mishap, Planned},
+    },
 };
-use std::{sync::Arc, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 use tempfile::TempDir;
 use tokio::time::Instant;
+
+/// The key that is let in.
+const KEY: &str = "ssh-ed25519 AAAA of a run";
 
 /// One lease on a marketplace in memory, accounted for in a real file.
 struct Bench {
     world: Arc<World>,
+    market: Arc<dyn Marketplace>,
     leases: Leases,
     label: Label,
     _folder: TempDir,
@@ -26,28 +38,37 @@ struct Bench {
 
 impl Bench {
     fn new(world: World) -> Self {
+        let world = Arc::new(world);
+        Self { world: Arc::clone(&world), ..Self::with(world) }
+    }
+
+    /// On another marketplace.
+    fn with(market: Arc<dyn Marketplace>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let run: RunId = "nov24-7kq3".parse().expect("it is a run");
         let ledger = Ledger::open(&folder.path().join("ledger"), &run).unwrap();
-        let world = Arc::new(world);
-        let markets = Markets::new([Arc::clone(&world) as Arc<dyn Marketplace>]);
+        let markets = Markets::new([Arc::clone(&market)]);
         let leases = Leases::new(markets, ledger, Events::unheard());
-        Self { world, leases, label: Label("piecework-1".into()), _folder: folder }
+        let label = Label("piecework-1".into());
+        Self { world: Arc::default(), market, leases, label, _folder: folder }
     }
 
     /// Orders, and waits for the answer.
     async fn order(&mut self) -> News {
         // Asked of another world, so that no fault of this one is used up.
-        let mut offers = World::default().offers(&Need::default()).await.unwrap();
-        let offer = offers.remove(0);
+        let offers = World::default().offers(&Need::default()).await;
+        self.order_of(offers.unwrap().remove(0)).await
+    }
+
+    async fn order_of(&mut self, offer: Offer) -> News {
         let terms = Terms {
-            provider: self.world.capabilities().name.into(),
+            provider: self.market.capabilities().name.into(),
             offer: offer.id.clone(),
             price: offer.price,
             worst: Usd(1),
             expires: jiff::Timestamp::UNIX_EPOCH,
         };
-        let order = Order::new(offer, self.label.clone(), "ssh-ed25519 key");
+        let order = Order::new(offer, self.label.clone(), KEY);
         self.leases.order(order, terms).unwrap();
         self.leases.news().await.expect("a request is under way").unwrap()
     }
@@ -139,4 +160,41 @@ async fn an_instance_that_never_runs_is_waited_for_until_its_limit() {
     assert!(matches!(error, NotReady::TooSlow(_)), "{error}");
     assert!((limit..limit * 2).contains(&began.elapsed()));
     assert!(matches!(instance.state, InstanceState::Pending));
+}
+
+/// A marketplace that takes keys by their names and gives disks a life of their own.
+fn verda(cloud: &Cloud) -> Arc<dyn Marketplace> {
+    let provider = Provider::find("verda").expect("it has a row");
+    let secrets = provider.credentials.iter().map(|_| cloud::KEY.into()).collect();
+    let transport = Transport::new().expect("HTTPS can be set up");
+    let url = Some(cloud.url(provider.name));
+    let access = Access { transport, url, secrets, timing: Timing::loopback() };
+    provider.connect(access).expect("a key is given")
+}
+
+#[tokio::test]
+async fn once_nothing_is_owed_nothing_of_the_run_is_left_on_the_account() {
+    let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let cloud = Cloud::start(listen, 0, None).await.expect("loopback can be listened on");
+    cloud.put_key("verda", "piecework-0123456789abcdef", "ssh-ed25519 BBBB of another run");
+    cloud.plan(vec![Planned {
+        provider: None,
+        call: Some(Call::Rent),
+        after: 0,
+        times: 1,
+        fault: cloud::Fault::Rental(Mishap::LeavesDisk),
+    }]);
+    let mut bench = Bench::with(verda(&cloud));
+    let need = Need { disk: Mib::from_gib(60), ..Need::default() };
+    let offers = bench.market.offers(&need).await.unwrap();
+    let offer = offers.into_iter().find(|offer| offer.rental == Rental::OnDemand).unwrap();
+    let news = bench.order_of(offer).await;
+    assert!(matches!(news, News::Rented(_, Ok(_))), "{news:?}");
+    let keys = || cloud.truth("verda")["keys"].as_array().map_or(0, Vec::len);
+    bench.leases.sweep(KEY).await.unwrap();
+    assert_eq!(keys(), 2, "it may still be needed");
+    bench.released().await;
+    assert_eq!((keys(), cloud.billed("verda")), (2, 1), "its disk is billed on");
+    bench.leases.sweep(KEY).await.unwrap();
+    assert_eq!((keys(), cloud.billed("verda")), (1, 0));
 }

@@ -427,7 +427,7 @@ impl Books {
         let all = || rentals.iter().chain(&disks);
         json!({
             "billed": all().filter(|row| row["billed"] == true).count(),
-            "cost": all().filter_map(|row| row["cost"].as_f64()).sum::<f64>(),
+            "cost": all().filter_map(|row| row["cost"].as_f64()).fold(0.0, |sum, cost| sum + cost),
             "requests": self.requests,
             "keys": self.keys.iter().map(|key| &key.name).collect::<Vec<_>>(),
             "disks": disks,
