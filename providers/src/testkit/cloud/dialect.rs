@@ -1,8 +1,9 @@
 //! What a marketplace's stub is: its words for the truth.
 
 use super::{
-    books::{Books, Ender, Ware},
+    books::{Books, Ware},
     fault::Call,
+    rental::Ender,
 };
 use serde_json::Value;
 use std::collections::BTreeMap;

@@ -1,6 +1,6 @@
 //! The computers behind the books: one process here for each instance that is billed.
 
-use super::{STUBS, State, books::Wish, lock};
+use super::{STUBS, State, lock, rental::Wish};
 use crate::{InstanceId, InstanceState, Label, Local, Marketplace, Need, Order};
 use std::{collections::BTreeMap, ffi::OsString, fs, io, path::PathBuf, sync::Arc, time::Duration};
 use tokio::time::{MissedTickBehavior, interval};

@@ -11,6 +11,7 @@ mod fault;
 mod lambda;
 mod machines;
 mod prime;
+mod rental;
 mod runpod;
 mod server;
 mod shadeform;

@@ -1,9 +1,10 @@
 //! Prime Intellect's dialect.
 
 use super::{
-    books::{Books, Phase, Refusal, Rental, Ware, Wish, uuid},
+    books::{Books, Refusal, Ware, uuid},
     dialect::{Ask, Caller, Reply, Stub},
     fault::Call,
+    rental::{Phase, Rental, Wish},
 };
 use crate::{UsdPerHour, json::rfc3339};
 use serde_json::{Value, json};

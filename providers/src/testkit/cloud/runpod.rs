@@ -1,9 +1,10 @@
 //! Runpod's dialect: REST version 2, and as much of GraphQL as its own Python package uses.
 
 use super::{
-    books::{Books, Phase, Refusal, Rental, Ware, Wish},
+    books::{Books, Refusal, Ware},
     dialect::{Ask, Caller, Reply, Stub},
     fault::Call,
+    rental::{Phase, Rental, Wish},
 };
 use crate::{UsdPerHour, json::rfc3339};
 use serde_json::{Map, Value, json};

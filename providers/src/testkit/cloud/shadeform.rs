@@ -1,9 +1,10 @@
 //! Shadeform's dialect.
 
 use super::{
-    books::{Books, Phase, Refusal, Rental, Ware, Wish, uuid},
+    books::{Books, Refusal, Ware, uuid},
     dialect::{Ask, Caller, Reply, Stub},
     fault::Call,
+    rental::{Phase, Rental, Wish},
 };
 use crate::{
     Usd, UsdPerHour,

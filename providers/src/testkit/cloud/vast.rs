@@ -1,9 +1,10 @@
 //! Vast.ai's dialect.
 
 use super::{
-    books::{Books, Phase, Refusal, Rental, Ware, Wish},
+    books::{Books, Refusal, Ware},
     dialect::{Ask, Caller, Reply, Stub},
     fault::Call,
+    rental::{Phase, Rental, Wish},
 };
 use crate::UsdPerHour;
 use serde_json::{Map, Value, json};
