@@ -5,7 +5,7 @@
 
 use piecework::{
     prompts::{Entry, Input, Options, Source, spawn_reader, survey},
-    shards::{Bits, Item, Out, Queue, Record, RunFiles, Sink, WorkerId, order},
+    shards::{Bits, Item, Out, OutFormat, Queue, Record, RunFiles, Sink, WorkerId, order},
 };
 use std::{
     collections::VecDeque,
@@ -85,7 +85,8 @@ fn main() {
 
     let step = Step::start("put in order");
     let out = folder.path().join("out.jsonl");
-    order(&files, Out::File(&out), &folder.path().join("errors.jsonl")).expect("all is there");
+    order(&files, Out::File(&out), OutFormat::default(), &folder.path().join("errors.jsonl"))
+        .expect("all is there");
     step.end(prompts, size);
 }
 

@@ -88,6 +88,10 @@ pub struct RunArgs {
     /// Where the completions go; `-` is standard output. The run's own folder, if it isn't given.
     #[arg(long, short, value_name = "FILE")]
     pub out: Option<PathBuf>,
+    /// How the completions are written: as `--out`'s name ends (`.csv`, `.parquet`, and `.gz` or
+    /// `.zst` after another ending), or else in `OpenAI`'s batch format.
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub out_format: Option<OutFormatName>,
     /// Overwrites what is there already.
     #[arg(long)]
     pub force: bool,
@@ -384,6 +388,19 @@ pub enum FormatName {
     /// A table whose first row names its columns.
     Csv,
     /// A table in Apache Parquet.
+    Parquet,
+}
+
+/// A format of completions, as it is typed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OutFormatName {
+    /// All of each answer, as `OpenAI`'s batch API gives it.
+    Openai,
+    /// A JSON object a line, with `id`, `choice`, `text`, `finish_reason` and the tokens.
+    Jsonl,
+    /// A table with these columns.
+    Csv,
+    /// The same in Apache Parquet.
     Parquet,
 }
 

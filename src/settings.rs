@@ -3,9 +3,10 @@
 
 use crate::{
     catalogue::{self, ModelError},
-    cli::{EngineName, FormatName, PrecisionName, RunArgs},
+    cli::{EngineName, FormatName, OutFormatName, PrecisionName, RunArgs},
     prompts::{Format, LINE_LIMIT, Options, PromptsError, check_template},
     servers::{self, ServerError},
+    shards::{Layout, OutFormat, Packing},
 };
 use etcetera::{BaseStrategy, HomeDirError, base_strategy::choose_base_strategy};
 use providers::{Mib, Usd, UsdPerHour};
@@ -66,6 +67,11 @@ pub enum SettingsError {
     /// There is no such model.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// What nothing could read.
+    #[error(
+        "Parquet compresses its own columns; give `--out` a name that ends in `.parquet` alone"
+    )]
+    PackedParquet,
     /// The template makes no sense.
     #[error(transparent)]
     Template(#[from] PromptsError),
@@ -85,6 +91,8 @@ pub enum SettingsError {
 pub struct Settings {
     /// How to read the prompts.
     pub prompts: Options,
+    /// How to write the completions.
+    pub out_format: OutFormat,
     /// What to answer them with.
     pub job: Job,
     /// Where to rent.
@@ -183,6 +191,7 @@ impl Settings {
                 raw: args.raw,
                 line_limit: LINE_LIMIT,
             },
+            out_format: out_format(args)?,
             job: Job {
                 model: match (&engine, model) {
                     (EngineKind::Echo { .. }, _) => {
@@ -346,6 +355,22 @@ fn size(text: &str) -> Result<u64, SettingsError> {
     };
     let number: u64 = digits.trim().parse().map_err(|_| wrong())?;
     number.checked_mul(unit).filter(|bytes| 0 < *bytes).ok_or_else(wrong)
+}
+
+/// The format that is named, compressed as the name of the file says.
+fn out_format(args: &RunArgs) -> Result<OutFormat, SettingsError> {
+    let named = args.out.as_deref().map(OutFormat::named).unwrap_or_default();
+    let layout = match args.out_format {
+        Some(OutFormatName::Openai) => Layout::OpenAi,
+        Some(OutFormatName::Jsonl) => Layout::Jsonl,
+        Some(OutFormatName::Csv) => Layout::Csv,
+        Some(OutFormatName::Parquet) => Layout::Parquet,
+        None => named.layout,
+    };
+    if layout == Layout::Parquet && named.packing != Packing::None {
+        return Err(SettingsError::PackedParquet);
+    }
+    Ok(OutFormat { layout, ..named })
 }
 
 fn format(name: FormatName) -> Format {

@@ -3,7 +3,7 @@
 #![cfg(unix)]
 
 use piecework::prompts::Place;
-use piecework::shards::{Cause, Out, Record, ResultsError, RunFiles, Sink, order};
+use piecework::shards::{Cause, Out, OutFormat, Record, ResultsError, RunFiles, Sink, order};
 use std::{
     env, fs,
     io::{self, BufRead, BufReader, Write},
@@ -116,7 +116,7 @@ fn part_that_resumes() {
         sink.close().await.expect("there is room");
     });
     let (out, errors) = (folder.join("out.jsonl"), folder.join("errors.jsonl"));
-    order(&files, Out::File(&out), &errors).expect("all is there");
+    order(&files, Out::File(&out), OutFormat::default(), &errors).expect("all is there");
     assert_in_order(&out, &errors, PROMPTS);
     fs::write(report, "resumed").expect("there is room");
 }
@@ -217,7 +217,7 @@ fn part_that_orders() {
     let folder = from_environment(FOLDER);
     let files = run_files(&folder, PROMPTS);
     let (out, errors) = (folder.join("out.jsonl"), folder.join("errors.jsonl"));
-    order(&files, Out::File(&out), &errors).expect("all is there");
+    order(&files, Out::File(&out), OutFormat::default(), &errors).expect("all is there");
 }
 
 #[test]
@@ -255,7 +255,7 @@ fn an_ordering_that_is_killed_anywhere_can_be_done_again() {
             let whole = if path == &out { PROMPTS / 10 * 9 } else { PROMPTS / 10 };
             assert_eq!(lines(path).len() as u64, whole, "killed at {awaited}");
         }
-        order(&files, Out::File(&out), &errors).expect("all is there");
+        order(&files, Out::File(&out), OutFormat::default(), &errors).expect("all is there");
         assert_in_order(&out, &errors, PROMPTS);
         let left: Vec<_> = fs::read_dir(folder.path())
             .expect("it is there")
@@ -277,8 +277,12 @@ fn partial_files_that_outlived_the_ordering_are_removed_and_not_read() {
         sink.close().await.expect("there is room");
     });
     let (out, errors) = (folder.path().join("out"), folder.path().join("errors"));
-    let first = order(&files, Out::File(&out), &errors).expect("all is there");
+    let first =
+        order(&files, Out::File(&out), OutFormat::default(), &errors).expect("all is there");
     fs::write(files.errors(), "half a li").expect("there is room");
-    assert_eq!(order(&files, Out::File(&out), &errors).expect("it is done already"), first);
+    assert_eq!(
+        order(&files, Out::File(&out), OutFormat::default(), &errors).expect("it is done already"),
+        first
+    );
     assert!(out.exists() && !files.errors().exists());
 }

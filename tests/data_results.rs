@@ -2,8 +2,8 @@
 
 use piecework::prompts::Place;
 use piecework::shards::{
-    Bits, Cause, Out, Record, ResultsError, RunFiles, Sink, Ticket, check_writable, finished,
-    order, reopen,
+    Bits, Cause, Out, OutFormat, Record, ResultsError, RunFiles, Sink, Ticket, check_writable,
+    finished, order, reopen,
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
 use std::{fs, io, io::Write, path::Path};
@@ -107,7 +107,8 @@ async fn failed_prompts_are_done_again_only_if_that_is_asked_for() {
     sink.put(vec![completion(1, "b")]).await.expect("there is room");
     sink.close().await.expect("there is room");
     let out = files.folder.join("out.jsonl");
-    let ordered = order(&files, Out::File(&out), &files.folder.join("errors.jsonl"));
+    let ordered =
+        order(&files, Out::File(&out), OutFormat::default(), &files.folder.join("errors.jsonl"));
     assert_eq!(ordered.expect("all is there").completed, 2);
 }
 
@@ -148,7 +149,8 @@ async fn a_hole_left_by_a_power_failure_costs_its_line_and_no_other() {
     sink.put(vec![completion(1, "again")]).await.expect("there is room");
     sink.close().await.expect("there is room");
     let out = files.folder.join("out.jsonl");
-    order(&files, Out::File(&out), &files.folder.join("e")).expect("all is there");
+    order(&files, Out::File(&out), OutFormat::default(), &files.folder.join("e"))
+        .expect("all is there");
     assert_eq!(lines(&out), [0, 1, 2]);
 }
 
@@ -159,7 +161,7 @@ async fn results_of_another_input_are_refused() {
     files.prompts = 8;
     let error = Sink::open(&files, false).expect_err("there is no prompt 8");
     assert!(matches!(error, ResultsError::Foreign { index: 8, prompts: 8, .. }));
-    let error = order(&files, Out::Stream(&mut io::sink()), Path::new("e"));
+    let error = order(&files, Out::Stream(&mut io::sink()), OutFormat::default(), Path::new("e"));
     assert!(matches!(error, Err(ResultsError::Foreign { .. })));
 }
 
@@ -203,14 +205,16 @@ async fn a_hundred_thousand_results_in_any_order_come_out_in_order() {
         }
         sink.close().await.expect("there is room");
         let (out, errors) = (files.folder.join("out.jsonl"), files.folder.join("errors.jsonl"));
-        let ordered = order(&files, Out::File(&out), &errors).expect("all is there");
+        let ordered =
+            order(&files, Out::File(&out), OutFormat::default(), &errors).expect("all is there");
         assert_eq!(ordered.completed + ordered.failed, PROMPTS);
         let with =
             |failed: bool| (0..PROMPTS).filter(move |index| index.is_multiple_of(17) == failed);
         assert_eq!(lines(&out), with(false).collect::<Vec<_>>());
         assert_eq!(lines(&errors), with(true).collect::<Vec<_>>());
         assert_eq!(names(&files.folder), ["errors.jsonl", "ordered.json", "out.jsonl"]);
-        let again = order(&files, Out::File(&out), &errors).expect("it changes nothing");
+        let again = order(&files, Out::File(&out), OutFormat::default(), &errors)
+            .expect("it changes nothing");
         assert_eq!(again, ordered);
     }
 }
@@ -220,7 +224,8 @@ async fn order_waits_for_every_prompt() {
     let (_folder, files) = folder(5);
     keep(&files, vec![completion(0, "a"), error(1), completion(3, "b")]).await;
     let out = files.folder.join("out.jsonl");
-    let error = order(&files, Out::File(&out), Path::new("e")).expect_err("two are missing");
+    let error = order(&files, Out::File(&out), OutFormat::default(), Path::new("e"))
+        .expect_err("two are missing");
     assert_eq!(
         error.to_string(),
         "2 of 5 prompts have neither a completion nor an error, first of them prompt 2; \
@@ -236,7 +241,8 @@ async fn a_prompt_done_after_it_failed_is_done_and_the_first_completion_stays() 
     keep(&files, vec![completion(1, "second")]).await;
     let (out, errors) = (files.folder.join("out.jsonl"), files.folder.join("errors.jsonl"));
     fs::write(&errors, "of an earlier time\n").expect("there is room");
-    let ordered = order(&files, Out::File(&out), &errors).expect("all is there");
+    let ordered =
+        order(&files, Out::File(&out), OutFormat::default(), &errors).expect("all is there");
     assert_eq!((ordered.completed, ordered.failed), (2, 0));
     let text = fs::read_to_string(&out).expect("it is there");
     assert!(text.contains("first") && !text.contains("second") && !errors.exists());
@@ -247,7 +253,8 @@ async fn completions_go_to_a_stream_in_order() {
     let (_folder, files) = folder(3);
     keep(&files, vec![completion(2, "c"), completion(0, "a"), completion(1, "b")]).await;
     let mut out = Vec::new();
-    order(&files, Out::Stream(&mut out), &files.folder.join("e")).expect("all is there");
+    order(&files, Out::Stream(&mut out), OutFormat::default(), &files.folder.join("e"))
+        .expect("all is there");
     let path = files.folder.join("copy");
     fs::write(&path, out).expect("there is room");
     assert_eq!(lines(&path), [0, 1, 2]);
@@ -267,7 +274,8 @@ async fn a_stream_that_breaks_costs_no_completion() {
     }
     let (_folder, files) = folder(1);
     keep(&files, vec![completion(0, "a")]).await;
-    let error = order(&files, Out::Stream(&mut Broken), Path::new("e")).expect_err("it is broken");
+    let error = order(&files, Out::Stream(&mut Broken), OutFormat::default(), Path::new("e"))
+        .expect_err("it is broken");
     assert!(matches!(error, ResultsError::Outlet { .. }));
     assert_eq!(lines(&files.completions()), [0]);
 }
@@ -276,21 +284,22 @@ async fn a_stream_that_breaks_costs_no_completion() {
 async fn a_run_that_is_over_goes_on_only_after_it_was_reopened() {
     let (_folder, files) = folder(3);
     keep(&files, vec![completion(2, "c"), error(1), completion(0, "a")]).await;
-    reopen(&files, Path::new("nowhere")).expect("it isn't over");
+    reopen(&files, Some(Path::new("nowhere"))).expect("it isn't over");
     let (out, errors) = (files.folder.join("out.jsonl"), files.folder.join("errors.jsonl"));
-    let ordered = order(&files, Out::File(&out), &errors).expect("all is there");
+    let ordered =
+        order(&files, Out::File(&out), OutFormat::default(), &errors).expect("all is there");
     assert_eq!(finished(&files), Some(ordered));
     let error = Sink::open(&files, true).expect_err("it is over");
     assert_eq!(error.to_string(), "run r1 is over, and its results are where it put them");
 
-    reopen(&files, Path::new("nowhere")).expect_err("it has no completions there");
+    reopen(&files, Some(Path::new("nowhere"))).expect_err("it has no completions there");
     assert_eq!(finished(&files), Some(ordered), "and stays over");
-    reopen(&files, &out).expect("they are there");
+    reopen(&files, Some(&out)).expect("they are there");
     let (sink, resumed) = Sink::open(&files, true).expect("it goes on");
     assert_eq!(positions(&resumed.done()), [0, 2]);
     sink.put(vec![completion(1, "b")]).await.expect("there is room");
     sink.close().await.expect("there is room");
-    order(&files, Out::File(&out), &errors).expect("all is there");
+    order(&files, Out::File(&out), OutFormat::default(), &errors).expect("all is there");
     assert_eq!(lines(&out), [0, 1, 2]);
     assert_eq!(names(&files.folder), ["ordered.json", "out.jsonl"]);
 }
@@ -322,10 +331,12 @@ async fn an_ordering_that_fails_at_any_file_keeps_what_it_needs_to_be_done_again
         // A folder where it wants to make a file.
         fs::create_dir(files.folder.join(name)).expect("there is room");
         let (out, errors) = (files.folder.join("out.jsonl"), files.folder.join("errors.jsonl"));
-        order(&files, Out::File(&out), &errors).expect_err("a folder is in the way");
+        order(&files, Out::File(&out), OutFormat::default(), &errors)
+            .expect_err("a folder is in the way");
         assert_eq!((lines(&files.completions()), lines(&files.errors())), (vec![2, 0], vec![1]));
         fs::remove_dir(files.folder.join(name)).expect("it is left alone");
-        order(&files, Out::File(&out), &errors).expect("nothing is in the way");
+        order(&files, Out::File(&out), OutFormat::default(), &errors)
+            .expect("nothing is in the way");
         assert_eq!((lines(&out), lines(&errors)), (vec![0, 2], vec![1]), "{name}");
         assert_eq!(names(&files.folder), ["errors.jsonl", "ordered.json", "out.jsonl"]);
     }

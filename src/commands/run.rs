@@ -74,6 +74,7 @@ pub(super) async fn run(args: RunArgs, home: Option<&Path>) -> Result<Exit, Comm
         budget: settings.budget,
         deadline: settings.deadline,
         out,
+        out_format: settings.out_format,
     };
     let plan = Plan::new(run, clock::now(), new);
     folder.keep(&plan)?;

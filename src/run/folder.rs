@@ -13,7 +13,7 @@
 use crate::{
     label::{Owner, RunId},
     prompts::{Fingerprint, Input},
-    shards::RunFiles,
+    shards::{OutFormat, RunFiles},
 };
 use jiff::Timestamp;
 use providers::{Usd, UsdPerHour};
@@ -99,6 +99,8 @@ pub struct Plan {
     pub deadline: Option<Duration>,
     /// Where the completions go. None is the run's folder, `-` standard output.
     pub out: Option<PathBuf>,
+    /// How they are written there.
+    pub out_format: OutFormat,
 }
 
 /// What goes into a [`Plan`].
@@ -124,13 +126,15 @@ pub struct NewPlan {
     pub deadline: Option<Duration>,
     /// Where the completions go.
     pub out: Option<PathBuf>,
+    /// How they are written there.
+    pub out_format: OutFormat,
 }
 
 impl Plan {
     /// The plan of a run that begins now.
     pub fn new(run: RunId, begun: Timestamp, new: NewPlan) -> Self {
         let NewPlan { input, fingerprint, prompts, job, provider, machines, .. } = new;
-        let NewPlan { ceiling, budget, deadline, out, .. } = new;
+        let NewPlan { ceiling, budget, deadline, out, out_format, .. } = new;
         let v = VERSION;
         Self {
             v,
@@ -146,6 +150,7 @@ impl Plan {
             budget,
             deadline,
             out,
+            out_format,
         }
     }
 }
@@ -298,8 +303,8 @@ impl RunFolder {
     }
 
     /// Completions in order, where no other place was named.
-    pub fn completions(&self) -> PathBuf {
-        self.0.join("completions.jsonl")
+    pub fn completions(&self, format: OutFormat) -> PathBuf {
+        self.0.join("completions").with_extension(format.extension())
     }
 
     /// Errors in order.

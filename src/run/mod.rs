@@ -114,8 +114,8 @@ pub async fn run(setting: Setting, events: Events, ladder: Ladder) -> Result<Out
     let ledger = Ledger::open(&folder.ledger(), &plan.run)?;
     let generation = ledger.books().generation();
     let files = folder.files(plan);
-    if let (true, Some(out)) = (setting.retry_failed, out_path(&setting)) {
-        reopen(&files, &out)?;
+    if setting.retry_failed {
+        reopen(&files, out_path(&setting).as_deref())?;
     }
     let over = finished(&files).is_some();
     // Before anything is rented, and also before what an earlier session rented is touched.
@@ -249,12 +249,13 @@ async fn settle(leases: &mut Leases, events: &Events, ladder: &Ladder) {
 
 async fn put_in_order(setting: &Setting, files: RunFiles) -> Result<Ordered, ResultsError> {
     let (out, errors) = (out_path(setting), errors_path(setting));
+    let format = setting.plan.out_format;
     let ordering = tokio::task::spawn_blocking(move || {
         if let Some(path) = out {
-            return order(&files, Out::File(&path), &errors);
+            return order(&files, Out::File(&path), format, &errors);
         }
-        let mut stdout = io::stdout().lock();
-        let ordered = order(&files, Out::Stream(&mut stdout), &errors)?;
+        let mut stdout = io::stdout();
+        let ordered = order(&files, Out::Stream(&mut stdout), format, &errors)?;
         // Whoever has stopped reading doesn't want the rest.
         drop(stdout.flush());
         Ok(ordered)
@@ -265,7 +266,7 @@ async fn put_in_order(setting: &Setting, files: RunFiles) -> Result<Ordered, Res
 /// Where the completions go. None is standard output.
 fn out_path(setting: &Setting) -> Option<PathBuf> {
     match &setting.plan.out {
-        None => Some(setting.folder.completions()),
+        None => Some(setting.folder.completions(setting.plan.out_format)),
         Some(path) if path == Path::new("-") => None,
         Some(path) => Some(path.clone()),
     }
@@ -279,10 +280,14 @@ fn errors_path(setting: &Setting) -> PathBuf {
     }
 }
 
-/// Where the errors of completions in this file go: `out.jsonl` has `out.errors.jsonl`.
+/// Where the errors of completions in this file go: `out.jsonl` has `out.errors.jsonl`, and so has
+/// `out.csv.gz`.
 pub fn errors_beside(out: &Path) -> PathBuf {
     let name = out.file_name().unwrap_or_default().to_string_lossy();
-    out.with_file_name(format!("{}.errors.jsonl", name.strip_suffix(".jsonl").unwrap_or(&name)))
+    let plain = [".gz", ".zst"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(&name);
+    let ends = [".jsonl", ".csv", ".parquet"];
+    let stem = ends.iter().find_map(|end| plain.strip_suffix(end)).unwrap_or(plain);
+    out.with_file_name(format!("{stem}.errors.jsonl"))
 }
 
 fn engine_name(plan: &Plan) -> String {

@@ -7,6 +7,7 @@
 
 mod bits;
 mod error;
+mod export;
 mod order;
 mod queue;
 mod record;
@@ -17,6 +18,7 @@ mod writer;
 
 pub use bits::Bits;
 pub use error::ResultsError;
+pub use export::{Layout, OutFormat, Packing};
 pub use order::{Ordered, Out, check_writable, finished, order, reopen};
 pub use queue::{Counts, Finish, Item, Queue, WorkerId};
 pub use record::{Cause, Record};

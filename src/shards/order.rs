@@ -8,8 +8,9 @@
 //! partial ones go only after both are there, and `ordered.json` says that they may.
 
 use super::{
-    Bits, ResultsError, RunFiles,
+    Bits, OutFormat, ResultsError, RunFiles,
     error::is_full,
+    export::{Export, export},
     record::Kind,
     scan::{scan, sync_folder},
 };
@@ -35,7 +36,7 @@ pub enum Out<'a> {
     /// To a file, which appears whole or not at all.
     File(&'a Path),
     /// To a stream, such as standard output.
-    Stream(&'a mut dyn Write),
+    Stream(&'a mut (dyn Write + Send)),
 }
 
 /// What a run came to.
@@ -51,37 +52,55 @@ pub struct Ordered {
     pub tokens_out: u64,
 }
 
-/// What the run came to, if its results were put in order already.
-pub fn finished(files: &RunFiles) -> Option<Ordered> {
-    let ordered = fs::read(marker(files)).ok()?;
-    serde_json::from_slice(&ordered).ok()
+/// Says that a run's results were put in order.
+#[derive(Debug, Serialize, Deserialize)]
+struct Marker {
+    #[serde(flatten)]
+    ordered: Ordered,
+    /// Whether the completions are kept as they came too, since some prompts failed and what was
+    /// written can't be read back when they are tried again.
+    #[serde(default)]
+    kept: bool,
 }
 
-fn marker(files: &RunFiles) -> PathBuf {
+/// What the run came to, if its results were put in order already.
+pub fn finished(files: &RunFiles) -> Option<Ordered> {
+    marker(files).map(|marker| marker.ordered)
+}
+
+fn marker(files: &RunFiles) -> Option<Marker> {
+    serde_json::from_slice(&fs::read(marker_path(files)).ok()?).ok()
+}
+
+fn marker_path(files: &RunFiles) -> PathBuf {
     files.folder.join("ordered.json")
 }
 
-/// Puts a run's results in the order of its input: completions to `out`, errors to the file
-/// `errors` if there are any. Then removes the partial files. Done again, it changes nothing.
+/// Puts a run's results in the order of its input: completions to `out` in `format`, errors to the
+/// file `errors` if there are any. Then removes the partial files. Done again, it changes nothing.
 ///
 /// Blocks for as long as it takes to read and write the results. Needs room for a copy of them
 /// and 8 bytes for each prompt. The [`Sink`](super::Sink) must be closed.
-pub fn order(files: &RunFiles, out: Out<'_>, errors: &Path) -> Result<Ordered, ResultsError> {
-    if let Some(ordered) = finished(files) {
-        remove_partials(files)?;
+pub fn order(
+    files: &RunFiles,
+    out: Out<'_>,
+    format: OutFormat,
+    errors: &Path,
+) -> Result<Ordered, ResultsError> {
+    if let Some(Marker { ordered, kept }) = marker(files) {
+        remove_partials(files, kept)?;
         return Ok(ordered);
     }
     let completions = Offsets::of(files, Kind::Completions)?;
     let mut erred = Offsets::of(files, Kind::Errors)?;
     erred.leave_out(&completions.found);
     check_complete(files, &completions.found, &erred.found)?;
+    let can_be_read_back = matches!(out, Out::File(_)) && format.is_as_kept();
     match out {
-        Out::File(path) => write_file(files, path, &completions)?,
+        Out::File(path) => write_file(files, path, &completions, format)?,
         Out::Stream(stream) => {
             let mut stream = Checked { stream, failed: false };
-            let copied = completions.copy(files, &mut stream);
-            let copied = copied.and_then(|()| stream.flush());
-            copied.map_err(|source| {
+            completions.copy(files, format, &mut stream).map_err(|source| {
                 let path = files.completions();
                 if stream.failed {
                     ResultsError::Outlet { kept: path, source: Arc::new(source) }
@@ -92,7 +111,7 @@ pub fn order(files: &RunFiles, out: Out<'_>, errors: &Path) -> Result<Ordered, R
         }
     }
     if 0 < erred.found.count() {
-        write_file(files, errors, &erred)?;
+        write_file(files, errors, &erred, OutFormat::default())?;
     } else {
         // One that an earlier session wrote would name prompts that are done now.
         remove(files, errors)?;
@@ -103,24 +122,30 @@ pub fn order(files: &RunFiles, out: Out<'_>, errors: &Path) -> Result<Ordered, R
         tokens_in: completions.tokens.0,
         tokens_out: completions.tokens.1,
     };
-    let text = serde_json::to_vec(&ordered).expect("four numbers are JSON");
-    appear(files, &marker(files), 0, |file| file.write_all(&text))?;
-    remove_partials(files)?;
+    let kept = !can_be_read_back && 0 < ordered.failed;
+    let text = serde_json::to_vec(&Marker { ordered, kept }).expect("five values are JSON");
+    appear(files, &marker_path(files), 0, |file| file.write_all(&text))?;
+    remove_partials(files, kept)?;
     Ok(ordered)
 }
 
-/// Makes a run go on whose results were put in order, so that what failed can be tried again: the
-/// completions in the file `out` are copied back. Does nothing to a run that isn't over.
+/// Makes a run go on of which some prompts failed when its results were put in order: where the
+/// completions weren't kept as they came, those in the file `out` are copied back. Does nothing to
+/// a run that isn't over, or of which nothing failed.
 ///
 /// May be killed anywhere and done again. [`order`] to the same `out` replaces that file.
-pub fn reopen(files: &RunFiles, out: &Path) -> Result<(), ResultsError> {
-    if finished(files).is_none() {
-        return Ok(());
+pub fn reopen(files: &RunFiles, out: Option<&Path>) -> Result<(), ResultsError> {
+    let Some(Marker { ordered, kept }) = marker(files) else { return Ok(()) };
+    match out {
+        _ if ordered.failed == 0 => return Ok(()),
+        Some(out) if !kept => {
+            let mut back = File::open(out).map_err(|error| files.io(out, "opened", error))?;
+            let bytes = back.metadata().map_or(0, |data| data.len());
+            appear(files, &files.completions(), bytes, |file| io::copy(&mut back, file).map(drop))?;
+        }
+        Some(_) | None => {}
     }
-    let mut kept = File::open(out).map_err(|error| files.io(out, "opened", error))?;
-    let bytes = kept.metadata().map_or(0, |data| data.len());
-    appear(files, &files.completions(), bytes, |file| io::copy(&mut kept, file).map(drop))?;
-    remove(files, &marker(files))?;
+    remove(files, &marker_path(files))?;
     sync_folder(files, &files.folder)
 }
 
@@ -151,10 +176,12 @@ fn check_complete(files: &RunFiles, done: &Bits, failed: &Bits) -> Result<(), Re
     }
 }
 
-fn remove_partials(files: &RunFiles) -> Result<(), ResultsError> {
+fn remove_partials(files: &RunFiles, keep: bool) -> Result<(), ResultsError> {
     for kind in [Kind::Completions, Kind::Errors] {
         remove(files, &Offsets::path(files, kind))?;
-        remove(files, &files.path(kind))?;
+        if !(keep && kind == Kind::Completions) {
+            remove(files, &files.path(kind))?;
+        }
     }
     sync_folder(files, &files.folder)
 }
@@ -168,8 +195,13 @@ fn remove(files: &RunFiles, path: &Path) -> Result<(), ResultsError> {
     }
 }
 
-fn write_file(files: &RunFiles, path: &Path, offsets: &Offsets) -> Result<(), ResultsError> {
-    appear(files, path, offsets.bytes, |file| offsets.copy(files, file))
+fn write_file(
+    files: &RunFiles,
+    path: &Path,
+    offsets: &Offsets,
+    format: OutFormat,
+) -> Result<(), ResultsError> {
+    appear(files, path, offsets.bytes, |file| offsets.copy(files, format, file))
 }
 
 /// Writes a file that appears whole and durable, or not at all.
@@ -263,18 +295,31 @@ impl Offsets {
         self.found = found;
     }
 
-    /// Copies the lines in the order of their prompts.
-    fn copy(&self, files: &RunFiles, to: &mut dyn Write) -> io::Result<()> {
-        if self.found.count() == 0 {
-            return Ok(());
+    /// Writes the lines in the order of their prompts.
+    fn copy(
+        &self,
+        files: &RunFiles,
+        format: OutFormat,
+        to: &mut (dyn Write + Send),
+    ) -> io::Result<()> {
+        let mut export = export(format, to)?;
+        if 0 < self.found.count() {
+            self.copy_lines(files, &mut *export)?;
         }
+        export.finish()
+    }
+
+    fn copy_lines(&self, files: &RunFiles, export: &mut dyn Export) -> io::Result<()> {
+        let mut line = Vec::new();
         let mut offsets = BufReader::with_capacity(1 << 20, File::open(&self.path)?);
         let mut blocks = Blocks::new(File::open(files.path(self.kind))?);
         for index in 0..self.found.bound() {
             let mut offset = [0; 8];
             offsets.read_exact(&mut offset)?;
             if self.found.contains(index) {
-                blocks.copy_line(u64::from_le_bytes(offset) - 1, to)?;
+                line.clear();
+                blocks.copy_line(u64::from_le_bytes(offset) - 1, &mut line)?;
+                export.line(&line)?;
             }
         }
         Ok(())
@@ -305,8 +350,8 @@ impl Blocks {
         Self { file, kept: HashMap::new(), clock: 0 }
     }
 
-    /// Copies the line at an offset, with its newline.
-    fn copy_line(&mut self, mut offset: u64, to: &mut dyn Write) -> io::Result<()> {
+    /// Appends the line at an offset, with its newline.
+    fn copy_line(&mut self, mut offset: u64, to: &mut Vec<u8>) -> io::Result<()> {
         loop {
             let at = usize::try_from(offset % BLOCK as u64).expect("it is less than a block");
             let block = self.block(offset / BLOCK as u64)?;
@@ -314,9 +359,10 @@ impl Blocks {
             // The first pass saw a newline there.
             let rest = rest.ok_or(io::ErrorKind::UnexpectedEof)?;
             if let Some(end) = memchr(b'\n', rest) {
-                return to.write_all(&rest[..=end]);
+                to.extend_from_slice(&rest[..=end]);
+                return Ok(());
             }
-            to.write_all(rest)?;
+            to.extend_from_slice(rest);
             offset += rest.len() as u64;
         }
     }
@@ -344,7 +390,7 @@ impl Blocks {
 
 /// A stream that remembers whether it was the one to fail.
 struct Checked<'a> {
-    stream: &'a mut dyn Write,
+    stream: &'a mut (dyn Write + Send),
     failed: bool,
 }
 

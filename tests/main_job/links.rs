@@ -12,6 +12,7 @@ use piecework::{
     leases::Markets,
     prompts::{Input, Options, Source, survey},
     run::{Home, Ladder, NewPlan, Plan, Setting, run},
+    shards::OutFormat,
 };
 use providers::{
     Capabilities, Endpoint, Instance, InstanceId, InstanceState, Local, Marketplace, Need, Offer,
@@ -122,6 +123,7 @@ async fn run_cut_every(folder: &Path, prompts: usize, period: Option<Duration>) 
         budget: None,
         deadline: None,
         out: Some(folder.join("out.jsonl")),
+        out_format: OutFormat::default(),
     };
     let setting = Setting {
         folder: home.create(&id).expect("it is new"),
