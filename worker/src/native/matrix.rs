@@ -11,6 +11,7 @@
 use super::{
     kernel::{PANEL, TILE, accumulate, width_for},
     loops::{WidenBf16, WidenF16},
+    quantised::{Format, GROUP, Quantised},
     simd::vectorized,
     tensor::Tensor,
 };
@@ -19,7 +20,7 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Rows of a 16-bit panel that are widened at once; they stay in the nearest cache.
+/// Rows of a panel that are widened at once; they stay in the nearest cache.
 const WIDENED: usize = 128;
 
 /// Rows of activations, packed into tiles.
@@ -130,6 +131,8 @@ impl Panels {
 /// The numbers that weights are kept as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kept {
+    /// As the file has them, where it has small integers; else 32 bits.
+    Stored,
     /// 32 bits.
     F32,
     /// IEEE 754's 16 bits.
@@ -146,6 +149,7 @@ enum Data {
     F16(Vec<u16>),
     /// The bits of 16-bit floats.
     Bf16(Vec<u16>),
+    Quantised(Quantised),
 }
 
 /// Weights: `columns` outputs, each a sum over `depth` inputs.
@@ -167,8 +171,15 @@ impl Matrix {
     ) -> Result<Self, EngineError> {
         let depth = tensors[0].width();
         let place = |column| if column < columns { place(column) } else { None };
+        let stored = Format::of(tensors).filter(|_| kept == Kept::Stored);
+        if let Some(format) = stored {
+            let data = Data::Quantised(Quantised::load(format, columns, tensors, place)?);
+            return Ok(Self { columns, depth, data });
+        }
         let data = match kept {
-            Kept::F32 => Data::F32(panels(columns, depth, tensors, place, |value| value)?),
+            Kept::Stored | Kept::F32 => {
+                Data::F32(panels(columns, depth, tensors, place, |value| value)?)
+            }
             Kept::F16 => Data::F16(panels(columns, depth, tensors, place, |value| {
                 f16::from_f32(value).to_bits()
             })?),
@@ -184,13 +195,28 @@ impl Matrix {
         let bytes = match &self.data {
             Data::F32(data) => size_of_val(data.as_slice()),
             Data::F16(data) | Data::Bf16(data) => size_of_val(data.as_slice()),
+            Data::Quantised(data) => data.bytes(),
         };
         bytes as u64
+    }
+
+    /// What the numbers are kept as, for people.
+    pub(super) fn kind(&self) -> &'static str {
+        match &self.data {
+            Data::F32(_) => "f32",
+            Data::F16(_) => "f16",
+            Data::Bf16(_) => "bf16",
+            Data::Quantised(data) => data.format().name(),
+        }
     }
 
     /// Copies the weights of one column.
     pub(super) fn column(&self, column: usize, out: &mut [f32]) {
         assert!(column < self.columns, "column {column} of {}", self.columns);
+        if let Data::Quantised(data) = &self.data {
+            data.column(column, out);
+            return;
+        }
         let first = column / PANEL * self.depth * PANEL + column % PANEL;
         let places = (first..).step_by(PANEL);
         for (out, place) in out.iter_mut().zip(places) {
@@ -198,6 +224,7 @@ impl Matrix {
                 Data::F32(data) => data[place],
                 Data::F16(data) => f16::from_bits(data[place]).to_f32(),
                 Data::Bf16(data) => bf16::from_bits(data[place]).to_f32(),
+                Data::Quantised(_) => unreachable!("it was dealt with above"),
             };
         }
     }
@@ -226,6 +253,7 @@ impl Matrix {
                     Data::Bf16(data) => widened(tiles, &data[range], out, |bits, out| {
                         vectorized(WidenBf16 { bits, out });
                     }),
+                    Data::Quantised(data) => quantised(tiles, data, panel, out),
                 }
             },
         );
@@ -252,6 +280,15 @@ fn widened(
         let wide = &mut wide[..narrow.len() / PANEL];
         widen(narrow, wide.as_flattened_mut());
         product(tiles, chunk * WIDENED, wide, out);
+    }
+}
+
+fn quantised(tiles: &Tiles, weights: &Quantised, panel: usize, out: &mut [[f32; PANEL]]) {
+    let mut wide = [[0.0; PANEL]; WIDENED];
+    for first in (0..tiles.depth).step_by(WIDENED) {
+        let wide = &mut wide[..WIDENED.min(tiles.depth - first)];
+        weights.widen(panel, first / GROUP, wide);
+        product(tiles, first, wide, out);
     }
 }
 
@@ -290,4 +327,67 @@ fn panels<T: Copy + Default + Send>(
         },
     )?;
     Ok(data)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{
+        Device,
+        quantized::{GgmlDType, QTensor},
+    };
+    use std::{io::Write as _, sync::Arc};
+
+    /// Numbers without a pattern, in a file and a format.
+    fn tensor(format: GgmlDType, rows: usize, depth: usize) -> Tensor {
+        let mut state = 1_u32;
+        let noise = std::iter::repeat_with(|| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+        });
+        let values: Vec<f32> = noise.take(rows * depth).collect();
+        let values = candle_core::Tensor::from_vec(values, (rows, depth), &Device::Cpu).unwrap();
+        let quantised = QTensor::quantize(&values, format).unwrap();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&quantised.data().unwrap()).unwrap();
+        Tensor {
+            name: "noise".to_owned(),
+            file: Arc::new(file),
+            offset: 0,
+            format,
+            shape: vec![rows, depth],
+            paired: Some(8),
+        }
+    }
+
+    #[test]
+    fn weights_that_stay_quantised_have_the_bits_of_those_read_as_floats() {
+        let (columns, depth) = (40, 160);
+        for (format, bits) in [(GgmlDType::Q8_0, 9), (GgmlDType::Q4_0, 5), (GgmlDType::Q4_1, 5)] {
+            let tensor = tensor(format, columns, depth);
+            let load =
+                |kept| Matrix::load(kept, columns, &[&tensor], |column| Some((0, column))).unwrap();
+            let (stored, plain) = (load(Kept::Stored), load(Kept::F32));
+            assert_ne!(stored.kind(), plain.kind());
+            assert!(stored.bytes() <= (columns.next_multiple_of(PANEL) * depth * bits / 8) as u64);
+            let (mut got, mut want) = (vec![0.0; depth], vec![0.0; depth]);
+            for column in 0..columns {
+                stored.column(column, &mut got);
+                plain.column(column, &mut want);
+                assert_eq!(got, want, "{format:?}, column {column}");
+            }
+            for rows in [1, 3, 30] {
+                let mut tiles = Tiles::default();
+                tiles.fill(rows, depth, |row, out| {
+                    for (index, out) in out.iter_mut().enumerate() {
+                        *out = ((row * depth + index) as f32).sin();
+                    }
+                });
+                let (mut got, mut want) = (Panels::default(), Panels::default());
+                stored.multiply(&tiles, &mut got);
+                plain.multiply(&tiles, &mut want);
+                assert_eq!(got.data, want.data, "{format:?}, {rows} rows");
+            }
+        }
+    }
 }

@@ -25,6 +25,7 @@ mod matrix;
 mod memory;
 mod model;
 mod model_files;
+mod quantised;
 mod random;
 mod request;
 mod response;

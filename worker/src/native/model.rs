@@ -126,6 +126,11 @@ impl Model {
         &self.config
     }
 
+    /// What most of the weights are kept as, for people.
+    pub(super) fn kind(&self) -> &'static str {
+        self.layers.first().map_or(self.embedding.kind(), |layer| layer.gate_up.kind())
+    }
+
     /// Bytes of the weights in memory.
     pub(super) fn bytes(&self) -> u64 {
         let layers = self.layers.iter();

@@ -55,8 +55,9 @@ pub(super) struct Native {
 
 /// Loads a model from a folder in Hugging Face's layout or from a GGUF file.
 ///
-/// `progress` is told the bytes read so far and in all. The weights are kept as 32-bit floats unless
-/// the job asks for 16 bits; sums are of 32 bits in any case. Without bounds in the job, 64 prompts
+/// `progress` is told the bytes read so far and in all. Weights that a GGUF file has in 8 or
+/// 4 bits stay so, and others are kept as 32-bit floats, unless the job says what it wants; sums are of
+/// 32-bit floats in any case. Without bounds in the job, 64 prompts
 /// are decoded at once, by all processors, and the KV cache takes at most half of the memory that
 /// is free once the weights are in it, and never more than those prompts can fill.
 pub fn load(
@@ -80,7 +81,8 @@ impl Native {
             .build()
             .map_err(|error| EngineError(format!("no threads can be started: {error}")))?;
         let kept = match job.precision {
-            None | Some(Precision::F32) => Kept::F32,
+            None => Kept::Stored,
+            Some(Precision::F32) => Kept::F32,
             Some(Precision::F16) => Kept::F16,
             Some(Precision::Bf16) => Kept::Bf16,
         };
@@ -111,11 +113,7 @@ impl Native {
         // One that fills the whole cache can still be answered alone.
         let context = context.min(blocks * BLOCK);
         let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-        let kind = match kept {
-            Kept::F32 => "f32",
-            Kept::F16 => "f16",
-            Kept::Bf16 => "bf16",
-        };
+        let kind = model.kind();
         let threads = pool.current_num_threads();
         let plural = if threads == 1 { "" } else { "s" };
         let facts = EngineFacts {

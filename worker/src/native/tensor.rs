@@ -66,9 +66,14 @@ impl Tensor {
         Ok(())
     }
 
-    fn read_plain(&self, first: usize, out: &mut [f32]) -> Result<(), EngineError> {
+    /// Reads a row as the file has it.
+    pub(super) fn raw_row(&self, row: usize) -> Result<Vec<u8>, EngineError> {
+        self.raw(self.paired.map_or(row, |head| unpaired(row, head)), self.width())
+    }
+
+    fn raw(&self, first: usize, count: usize) -> Result<Vec<u8>, EngineError> {
         let bytes_of = |count: usize| count / self.format.block_size() * self.format.type_size();
-        let mut bytes = vec![0; bytes_of(out.len())];
+        let mut bytes = vec![0; bytes_of(count)];
         let offset = self.offset + bytes_of(first * self.width()) as u64;
         self.file.read_exact_at(&mut bytes, offset).map_err(|error| {
             EngineError(format!(
@@ -76,6 +81,11 @@ impl Tensor {
                 self.name
             ))
         })?;
+        Ok(bytes)
+    }
+
+    fn read_plain(&self, first: usize, out: &mut [f32]) -> Result<(), EngineError> {
+        let bytes = self.raw(first, out.len())?;
         dequantise(self.format, &bytes, out)
             .map_err(|error| EngineError(format!("the model's tensor {}: {error}", self.name)))
     }
