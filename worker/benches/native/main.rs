@@ -1,9 +1,14 @@
-//! How fast the native engine is on this computer, beside what its processor can do.
+//! How fast the native engine is on this computer, beside what its processor can do and, in the same
+//! run, beside llama.cpp.
 //!
 //! `cargo bench -p worker --bench native -- MODEL` with a folder in Hugging Face's layout or a GGUF
-//! file; `PIECEWORK_BENCH_MODEL` names one too, and `PIECEWORK_BENCH_PROMPTS` how many prompts are
-//! answered (256). Prompts have about 200 tokens and share nothing; answers have 64.
+//! file; `PIECEWORK_BENCH_MODEL` names one too. `PIECEWORK_BENCH_LLAMA` names llama.cpp's
+//! `llama-batched-bench`, which then takes turns with ours on the same file with as many threads and a
+//! stream of keys and values for each prompt; `PIECEWORK_BENCH_ROUNDS` says how often (3), and medians
+//! are shown. A batch of prompts has 200 tokens each that they don't share, and answers have 64.
 #![expect(clippy::print_stdout, reason = "a bench's table is its output")]
+
+mod llama;
 
 use candle_core::{
     DType, Device, Module, Tensor,
@@ -28,57 +33,116 @@ const ANSWER_TOKENS: u32 = 64;
 fn main() {
     // Cargo passes flags of its own.
     let argument = std::env::args().skip(1).find(|argument| !argument.starts_with("--"));
-    let variable = || std::env::var("PIECEWORK_BENCH_MODEL").ok();
-    let Some(model) = argument.or_else(variable).map(PathBuf::from) else {
+    let variable = |name: &str| std::env::var(name).ok();
+    let model = argument.or_else(|| variable("PIECEWORK_BENCH_MODEL")).map(PathBuf::from);
+    let Some(model) = model else {
         println!("native: skipped, no model is named");
         return;
     };
-    let prompts = std::env::var("PIECEWORK_BENCH_PROMPTS").ok().and_then(|text| text.parse().ok());
-    let prompts: u32 = prompts.unwrap_or(256);
+    let llama = variable("PIECEWORK_BENCH_LLAMA");
+    let rounds = variable("PIECEWORK_BENCH_ROUNDS").and_then(|text| text.parse().ok());
+    let rounds: usize = rounds.unwrap_or(3);
     let best = products();
     println!();
-    for precision in [Precision::F32, Precision::F16] {
+    for precision in PRECISIONS {
         load(&model, precision);
     }
     println!(
-        "\n{:>9} {:>6} {:>8} {:>9} {:>9} {:>10} {:>12} {:>14}",
-        "precision",
-        "batch",
-        "prompts",
-        "seconds",
-        "cpu-s",
-        "out tok/s",
-        "in+out tok/s",
-        "in+out tok/cpu"
+        "\n{:>5} {:>10} {:>14} {:>13} {:>12} {:>12} {:>9}",
+        "batch", "who", "prefill tok/s", "decode tok/s", "total tok/s", "total/cpu-s", "peak MB"
     );
-    for precision in [Precision::F32, Precision::F16] {
-        for batch in [1, 8, 32, 64] {
-            // Few prompts tell as much where they come one by one.
-            let prompts = if batch == 1 { prompts.div_ceil(16) } else { prompts };
-            let ran = run(&model, precision, batch, prompts, ANSWER_TOKENS);
-            println!(
-                "{:>9} {batch:>6} {prompts:>8} {:>9.2} {:>9.2} {:>10.1} {:>12.1} {:>14.1}",
-                format!("{precision:?}"),
-                ran.seconds,
-                ran.processor,
-                ran.tokens_out / ran.seconds,
-                (ran.tokens_in + ran.tokens_out) / ran.seconds,
-                (ran.tokens_in + ran.tokens_out) / ran.processor,
-            );
+    for batch in [1, 8, 32, 64] {
+        let mut ours = [const { Vec::new() }; PRECISIONS.len()];
+        let mut theirs = Vec::new();
+        for _ in 0..rounds {
+            for (precision, ran) in PRECISIONS.into_iter().zip(&mut ours) {
+                ran.push(measure(&model, precision, batch));
+            }
+            theirs.extend(llama.as_ref().map(|program| llama::measure(program, &model, batch)));
         }
-        let ran = run(&model, precision, 64, prompts.div_ceil(2), 1);
-        println!(
-            "{:>9} prefill alone: {:.1} tok/s, {:.1} tok/cpu-s",
-            format!("{precision:?}"),
-            ran.tokens_in / ran.seconds,
-            ran.tokens_in / ran.processor
-        );
-        if let Some(weights) = weights_per_token(&model) {
-            let rate = 2.0 * weights * ran.tokens_in / ran.processor / 1e9;
-            let share = 100.0 * rate / best;
-            println!("{:>9} {rate:.1} GFLOP/cpu-s, {share:.0} % of candle's best product", "");
+        for (precision, ran) in PRECISIONS.into_iter().zip(ours) {
+            show(batch, name(precision), &median(&ran));
+        }
+        if !theirs.is_empty() {
+            show(batch, "llama.cpp", &median(&theirs));
         }
     }
+    if let Some(weights) = weights_per_token(&model) {
+        let ran = run(&model, None, 64, 128, 1);
+        let rate = 2.0 * weights * ran.tokens_in / ran.processor / 1e9;
+        let share = 100.0 * rate / best;
+        println!("prefill: {rate:.1} GFLOP/cpu-s, {share:.0} % of candle's best product");
+    }
+}
+
+/// The model's own numbers, and others.
+const PRECISIONS: [Option<Precision>; 3] = [None, Some(Precision::F32), Some(Precision::F16)];
+
+fn name(precision: Option<Precision>) -> &'static str {
+    match precision {
+        None => "as stored",
+        Some(Precision::F32) => "f32",
+        Some(Precision::F16) => "f16",
+        Some(Precision::Bf16) => "bf16",
+    }
+}
+
+/// Tokens a second.
+#[derive(Clone, Copy)]
+struct Rates {
+    prefill: f64,
+    decode: f64,
+    total: f64,
+    /// A second of processor and not of the clock.
+    per_processor: f64,
+    peak_megabytes: f64,
+}
+
+fn show(batch: u32, who: &str, rates: &Rates) {
+    let Rates { prefill, decode, total, per_processor, peak_megabytes } = rates;
+    println!(
+        "{batch:>5} {who:>10} {prefill:>14.1} {decode:>13.1} {total:>12.1} {per_processor:>12.1} {peak_megabytes:>9.0}"
+    );
+}
+
+/// The median of each rate.
+fn median(ran: &[Rates]) -> Rates {
+    let middle = |get: fn(&Rates) -> f64| {
+        let mut values: Vec<f64> = ran.iter().map(get).collect();
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    };
+    Rates {
+        prefill: middle(|rates| rates.prefill),
+        decode: middle(|rates| rates.decode),
+        total: middle(|rates| rates.total),
+        per_processor: middle(|rates| rates.per_processor),
+        peak_megabytes: middle(|rates| rates.peak_megabytes),
+    }
+}
+
+/// Answers one batch; its prefill is what a batch of answers of one token takes.
+fn measure(model: &Path, precision: Option<Precision>, batch: u32) -> Rates {
+    let prefill = run(model, precision, batch, batch, 1);
+    // Linux forgets the peak so far.
+    std::fs::write("/proc/self/clear_refs", "5").unwrap();
+    let whole = run(model, precision, batch, batch, ANSWER_TOKENS);
+    let tokens = whole.tokens_in + whole.tokens_out;
+    Rates {
+        prefill: prefill.tokens_in / prefill.seconds,
+        decode: (whole.tokens_out - prefill.tokens_out) / (whole.seconds - prefill.seconds),
+        total: tokens / whole.seconds,
+        per_processor: tokens / whole.processor,
+        peak_megabytes: peak_megabytes("self").unwrap(),
+    }
+}
+
+/// The most memory that a process has had.
+fn peak_megabytes(process: &str) -> Option<f64> {
+    let text = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kibibytes: f64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kibibytes * 1024.0 / 1e6)
 }
 
 /// Weights that each token of a prompt goes through: all but the vocabulary's. Known for GGUF files.
@@ -90,10 +154,19 @@ fn weights_per_token(model: &Path) -> Option<f64> {
 
 /// Seconds of processors that this program has used.
 fn processor_seconds() -> f64 {
+    processor_seconds_at(11)
+}
+
+/// Seconds of processors that this program's ended children have used.
+fn processor_seconds_of_children() -> f64 {
+    processor_seconds_at(13)
+}
+
+fn processor_seconds_at(field: usize) -> f64 {
     let text = std::fs::read_to_string("/proc/self/stat").unwrap();
     let (_, fields) = text.rsplit_once(')').unwrap();
     let ticks: Vec<f64> =
-        fields.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse().unwrap()).collect();
+        fields.split_whitespace().skip(field).take(2).map(|ticks| ticks.parse().unwrap()).collect();
     // Linux tells them in hundredths, whatever the kernel's own clock.
     (ticks[0] + ticks[1]) / 100.0
 }
@@ -132,18 +205,18 @@ fn rate(operations: f64, work: impl Fn()) -> f64 {
     operations * count / (processor_seconds() - before) / 1e9
 }
 
-fn job(precision: Precision, batch: u32) -> Job {
+fn job(precision: Option<Precision>, batch: u32) -> Job {
     Job {
         engine: EngineKind::Native,
         model: Model { name: "measured".to_owned(), sources: Vec::new() },
-        precision: Some(precision),
+        precision,
         limits: Limits { batch: Some(batch), ..Limits::default() },
         seed: 0,
         defaults: String::new(),
     }
 }
 
-fn load(model: &Path, precision: Precision) {
+fn load(model: &Path, precision: Option<Precision>) {
     let start = Instant::now();
     let engine = native::load(model, &job(precision, 64), &mut |_, _| {}).unwrap();
     let facts = engine.facts();
@@ -164,7 +237,7 @@ struct Ran {
 }
 
 /// Answers prompts.
-fn run(model: &Path, precision: Precision, batch: u32, prompts: u32, answer: u32) -> Ran {
+fn run(model: &Path, precision: Option<Precision>, batch: u32, prompts: u32, answer: u32) -> Ran {
     let engine = native::load(model, &job(precision, batch), &mut |_, _| {}).unwrap();
     let (sender, receiver) = channel(prompts as usize);
     for index in 0..prompts {
