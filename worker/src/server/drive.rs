@@ -142,6 +142,8 @@ impl Driving<'_> {
                 return None;
             }
             tokio::select! {
+                // Prompts before the look: room that it finds is room for which there was none.
+                biased;
                 Some(replied) = self.requests.join_next() => {
                     // One that was called off has been dealt with.
                     if let Ok((index, reply)) = replied {
@@ -198,7 +200,6 @@ impl Driving<'_> {
     }
 
     fn hear(&mut self, index: u64, reply: Result<Reply, NoReply>) {
-        let full = self.drive.search.limit() <= self.flights.len();
         let Some(Flight { attempt, begun, .. }) = self.flights.remove(&index) else { return };
         let now = Instant::now();
         let meaning = match reply {
@@ -209,7 +210,7 @@ impl Driving<'_> {
             Meaning::Over(outcome) => {
                 self.progress = now;
                 self.slowest = self.slowest.max(now - begun);
-                self.over(index, outcome, full);
+                self.over(index, outcome);
             }
             Meaning::Busy => self.open.push(Open { attempt, since: now, failed: None }),
             Meaning::Failed(why) => self.open.push(Open { attempt, since: now, failed: Some(why) }),
@@ -217,22 +218,20 @@ impl Driving<'_> {
         }
     }
 
-    fn over(&mut self, index: u64, outcome: Outcome, full: bool) {
+    fn over(&mut self, index: u64, outcome: Outcome) {
         if let Outcome::Done { tokens_in, tokens_out, .. } = &outcome {
             (self.answered, self.failures) = (true, 0);
             self.pass_verdicts();
             let tokens = (u64::from(*tokens_in), u64::from(*tokens_out));
             self.drive.outlet.count(tokens.0, tokens.1);
-            self.measure_rate(tokens.0 + tokens.1, full);
+            self.measure_rate(tokens.0 + tokens.1);
         }
         self.drive.outlet.finish(Completion { index, outcome });
     }
 
-    fn measure_rate(&mut self, tokens: u64, full: bool) {
+    fn measure_rate(&mut self, tokens: u64) {
         let limit = self.drive.search.limit();
-        if !full {
-            self.meter.restart(limit);
-        } else if let Some(rate) = self.meter.answer(self.begin.elapsed(), limit, tokens)
+        if let Some(rate) = self.meter.answer(self.begin.elapsed(), limit, tokens)
             && !self.drive.search.found()
         {
             self.drive.search.measured(rate);
@@ -279,6 +278,10 @@ impl Driving<'_> {
             return Some(why);
         }
         self.call_off_late();
+        let limit = self.drive.search.limit();
+        if self.under_way() < limit {
+            self.meter.restart(limit);
+        }
         if self.under_way() == 0 {
             if self.drive.backlog.is_empty() {
                 // Nothing is left that could show anything.

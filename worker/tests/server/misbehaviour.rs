@@ -125,3 +125,12 @@ async fn a_prompt_that_kills_the_server_is_told_of_though_no_other_comes() {
     assert_eq!(fault, Failure::Engine);
     assert!(reason.contains("twice at this prompt alone"), "{reason}");
 }
+
+#[tokio::test]
+async fn a_server_that_answers_in_bursts_is_measured_all_the_same() {
+    // All that are there at once are answered at once.
+    let mut bench = Bench::new(description(&[("SLOW", "150")])).await;
+    bench.ready().await.expect("it comes up");
+    bench.answer(&good(300)).await;
+    assert!(bench.notes().contains("8 prompts at once:"), "{}", bench.notes());
+}
