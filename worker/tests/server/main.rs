@@ -3,6 +3,8 @@
 
 mod harness;
 mod llama;
+#[path = "../support/llama.rs"]
+mod llama_server;
 mod misbehaviour;
 mod poison;
 mod standin;

@@ -1,0 +1,160 @@
+//! The engine that drives inference servers, with a real llama.cpp server, beside a plain client.
+//!
+//! `PIECEWORK_BENCH_LLAMA_SERVER=llama-server cargo bench -p worker --bench server -- MODEL.gguf`
+//! asks like prompts of the same server three times: by a plain client at fixed numbers of
+//! prompts at once, by the worker, which must find the number itself, and by the worker while the
+//! server is killed ten times. `PIECEWORK_BENCH_PROMPTS` says how many the worker answers (320).
+#![expect(clippy::print_stdout, reason = "a bench's table is its output")]
+
+#[path = "../../tests/support/llama.rs"]
+mod llama_server;
+mod plain;
+#[path = "../../tests/support/mod.rs"]
+mod support;
+
+use llama_server::description;
+use serde_json::json;
+use std::{collections::BTreeSet, env, fs, path::Path, process::Command, time::Instant};
+use support::{Controller, Home};
+use wire::{
+    EngineKind, Form, Job, Limits, Model, Outcome, Prompt, Server, Source, ToController, ToWorker,
+};
+
+/// Slots of the server.
+const SLOTS: u32 = 32;
+/// Tokens of each slot.
+const CONTEXT: u32 = 256;
+const KILLS: u64 = 10;
+
+fn main() {
+    // Cargo passes flags of its own.
+    let model = env::args().skip(1).find(|argument| !argument.starts_with("--"));
+    let (Some(model), Ok(program)) = (model, env::var("PIECEWORK_BENCH_LLAMA_SERVER")) else {
+        println!("server: skipped, no model or no server is named");
+        return;
+    };
+    let count = env::var("PIECEWORK_BENCH_PROMPTS").ok().and_then(|text| text.parse().ok());
+    let count: u64 = count.unwrap_or(320);
+    let mut server = description(&program);
+    (server.parallel.start, server.parallel.most) = (8, SLOTS);
+
+    let mut best: f64 = 0.0;
+    let address = plain::Server::start(&program, &model, SLOTS, CONTEXT);
+    for at_once in [1, 4, 8, 16, 32] {
+        let rate = address.rate(at_once, (4 * at_once as u64).min(count));
+        println!("plain client, {at_once:>2} at once: {rate:>8.1} tokens/s");
+        best = best.max(rate);
+    }
+    drop(address);
+
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let calm = runtime.block_on(drive(&server, &model, count, 0));
+    for line in calm.notes.lines().filter(|line| line.contains("at once")) {
+        println!("worker, {line}");
+    }
+    let held = calm.held.map_or(0.0, |rate| rate / best * 100.0);
+    println!(
+        "worker, whole run with the search: {:.1} tokens/s, {:.0} % of the plain client's best; at the number it held: {held:.0} %",
+        calm.rate,
+        calm.rate / best * 100.0,
+    );
+    let struck = runtime.block_on(drive(&server, &model, count, KILLS));
+    println!(
+        "worker, server killed {} times: {} of {count} prompts answered, {} failed, {} lost",
+        struck.kills,
+        struck.answered,
+        struck.failed,
+        count - struck.answered - struck.failed,
+    );
+}
+
+/// A prompt that no other begins like.
+fn body(index: u64) -> serde_json::Value {
+    let words = (0..25).map(|word| (index * 7919 + word * 104_729) % 9973);
+    let text = words.map(|word| word.to_string()).collect::<Vec<_>>().join(" ");
+    json!({"prompt": text, "max_tokens": 24, "temperature": 0, "ignore_eos": true})
+}
+
+struct Driven {
+    rate: f64,
+    /// Tokens a second at the number of prompts at once that was held.
+    held: Option<f64>,
+    answered: u64,
+    failed: u64,
+    kills: u64,
+    notes: String,
+}
+
+/// Lets a worker answer prompts, and kills its server now and then.
+async fn drive(server: &Server, model: &str, count: u64, kills: u64) -> Driven {
+    let home = Home::new();
+    let (mut controller, _) = Controller::greet(&home, 1).await;
+    controller.say(job(server, model)).await;
+    while !matches!(controller.hear().await, Some(ToController::Ready(_))) {}
+    let prompt = |index| Prompt { index, form: Form::Text, body: body(index).to_string() };
+    let begin = Instant::now();
+    controller.say(ToWorker::Prompts((0..count).map(prompt).collect())).await;
+    let (mut done, mut answered, mut tokens, mut killed) = (BTreeSet::new(), 0, 0, 0);
+    while (done.len() as u64) < count {
+        let Some(message) = controller.hear().await else { break };
+        if let ToController::Broken { reason } = &message {
+            println!("worker, the engine broke: {reason}");
+        }
+        let ToController::Completions { completions, .. } = message else { continue };
+        for completion in completions {
+            if let (Outcome::Done { tokens_in, tokens_out, .. }, true) =
+                (completion.outcome, done.insert(completion.index))
+            {
+                (answered, tokens) = (answered + 1, tokens + u64::from(tokens_in + tokens_out));
+            }
+        }
+        if killed < kills && killed * count / (kills + 1) < done.len() as u64 {
+            killed += u64::from(kill(home.path()));
+        }
+    }
+    let seconds = begin.elapsed().as_secs_f64();
+    let notes = fs::read_to_string(home.path().join("servers.log")).unwrap_or_default();
+    Driven {
+        rate: tokens as f64 / seconds,
+        held: best_of(&notes),
+        answered,
+        failed: done.len() as u64 - answered,
+        kills: killed,
+        notes,
+    }
+}
+
+fn job(server: &Server, model: &str) -> ToWorker {
+    ToWorker::Work(Job {
+        engine: EngineKind::Server(Box::new(server.clone())),
+        model: Model { name: "measured".to_owned(), sources: vec![Source::Path(model.to_owned())] },
+        precision: None,
+        limits: Limits { context: Some(CONTEXT), ..Limits::default() },
+        seed: 0,
+        defaults: "{}".to_owned(),
+    })
+}
+
+/// The best rate that the worker notes that it measured.
+fn best_of(notes: &str) -> Option<f64> {
+    let rate = |line: &str| {
+        let (_, rest) = line.split_once(" prompts at once: ")?;
+        rest.split_once(' ')?.0.parse::<f64>().ok()
+    };
+    notes.lines().filter_map(rate).max_by(f64::total_cmp)
+}
+
+/// Kills the server of the worker in a folder, if it runs.
+fn kill(folder: &Path) -> bool {
+    let folder = folder.canonicalize().unwrap();
+    let is_server = |process: &fs::DirEntry| {
+        let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+        let cwd = fs::read_link(process.path().join("cwd"));
+        name.trim() == "llama-server" && cwd.is_ok_and(|cwd| cwd == folder)
+    };
+    let Some(process) = fs::read_dir("/proc").unwrap().flatten().find(is_server) else {
+        return false;
+    };
+    let process = process.file_name().to_string_lossy().into_owned();
+    Command::new("kill").args(["-9", &process]).status().unwrap().success()
+}
