@@ -7,6 +7,7 @@ use crate::{
     gpus::Gpu,
     model::{Shape, Weights},
     need::{Fit, Unfit, Workload, disk, fits},
+    report::words,
 };
 use providers::{Gpus, Host, Mib, Offer, Rental, UsdPerHour};
 use std::fmt;
@@ -110,6 +111,15 @@ impl fmt::Display for Rejected {
 /// `2 × H100 SXM`, or `no GPU`.
 pub fn gpus_in_words(gpus: Option<&Gpus>) -> String {
     gpus.map_or_else(|| "no GPU".to_owned(), |gpus| format!("{} × {}", gpus.count, gpus.name))
+}
+
+/// A whole machine: `2 × H100 SXM, 8 cores, 64.0 GiB, Sweden`.
+pub fn in_words(offer: &Offer) -> String {
+    let gpus = offer.gpus.as_ref().map(|gpus| format!("{} × {}", gpus.count, gpus.name));
+    let cores = (offer.cores != 0).then(|| words::plural(offer.cores.into(), "core"));
+    let memory = (offer.memory != Mib(0)).then(|| offer.memory.to_string());
+    let region = Some(offer.region.clone()).filter(|region| !region.is_empty());
+    [gpus, cores, memory, region].into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 /// Looks at every offer.

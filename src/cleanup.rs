@@ -269,6 +269,8 @@ mod tests {
         let terms = ledger::Terms {
             provider: "anywhere".into(),
             offer: providers::OfferId("1".into()),
+            machine: None,
+            billing: providers::Billing::default(),
             price: UsdPerHour(1),
             worst: Usd(1),
             expires: at(NOW),

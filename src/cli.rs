@@ -95,9 +95,6 @@ pub struct RunArgs {
     /// Overwrites what is there already.
     #[arg(long)]
     pub force: bool,
-    /// The marketplace to rent from.
-    #[arg(long, env = "PIECEWORK_PROVIDER", value_name = "NAME")]
-    pub provider: Option<String>,
     /// What answers the prompts.
     #[arg(long, env = "PIECEWORK_ENGINE", value_enum)]
     pub engine: Option<EngineName>,
@@ -110,9 +107,6 @@ pub struct RunArgs {
     /// How many instances to rent.
     #[arg(long, env = "PIECEWORK_MACHINES", value_name = "N")]
     pub machines: Option<u32>,
-    /// What an instance may cost an hour, in dollars.
-    #[arg(long, env = "PIECEWORK_MAX_PRICE", value_name = "USD")]
-    pub max_price: Option<String>,
     /// What the run may cost, in dollars.
     #[arg(long, env = "PIECEWORK_BUDGET", value_name = "USD")]
     pub budget: Option<String>,
@@ -168,12 +162,48 @@ pub struct RunArgs {
     /// Shows what would be rented and what it may cost, and rents nothing.
     #[arg(long)]
     pub dry_run: bool,
+    /// Which instances will do.
+    #[command(flatten)]
+    pub wish: WishArgs,
     /// What a plan is to be made with.
     #[command(flatten)]
     pub plan: PlanArgs,
     /// How a run is told.
     #[command(flatten)]
     pub telling: TellingArgs,
+}
+
+/// Which instances will do.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Which instances")]
+pub struct WishArgs {
+    /// A marketplace. May be given several times; `all` means every one that there is a key for.
+    #[arg(long, env = "PIECEWORK_PROVIDER", value_name = "NAME", value_delimiter = ',')]
+    pub provider: Vec<String>,
+    /// The GPU, or a part of its name, such as `4090` or `h100`.
+    #[arg(long, value_name = "NAME")]
+    pub gpu: Option<String>,
+    /// Memory of each GPU, at least, such as `24GB`.
+    #[arg(long, value_name = "SIZE")]
+    pub vram: Option<String>,
+    /// How many GPUs, exactly.
+    #[arg(long, value_name = "N")]
+    pub count: Option<u32>,
+    /// What an instance may cost an hour, in dollars.
+    #[arg(long, env = "PIECEWORK_MAX_PRICE", value_name = "USD")]
+    pub max_price: Option<String>,
+    /// Disk, at least. It is part of the price.
+    #[arg(long, value_name = "SIZE")]
+    pub disk: Option<String>,
+    /// Takes instances too that can be taken back.
+    #[arg(long)]
+    pub interruptible: bool,
+    /// Where it stands, such as `US`, `sweden` or `eu-north`.
+    #[arg(long, value_name = "PLACE")]
+    pub region: Option<String>,
+    /// How far its host has been checked, at least.
+    #[arg(long, value_enum)]
+    pub trust: Option<TrustName>,
 }
 
 /// What a plan is made with.
@@ -195,9 +225,6 @@ pub struct PlanArgs {
     /// How the weights may be kept. May be given several times.
     #[arg(long, value_enum, value_name = "BITS", requires = "dry_run")]
     pub weights: Vec<Weights>,
-    /// Takes machines too that can be taken back.
-    #[arg(long, requires = "dry_run")]
-    pub interruptible: bool,
     /// Lists the offers that can't do it, each with its reason.
     #[arg(long, requires = "dry_run")]
     pub explain: bool,
@@ -238,35 +265,10 @@ pub struct ResumeArgs {
 
 /// What `offers` takes.
 #[derive(Debug, Args)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a flag that is typed or not")]
 pub struct OffersArgs {
-    /// Memory of each GPU, at least, such as `24GB`.
-    #[arg(long, value_name = "SIZE")]
-    pub vram: Option<String>,
-    /// The GPU, or a part of its name, such as `4090` or `h100`.
-    #[arg(long, value_name = "NAME")]
-    pub gpu: Option<String>,
-    /// How many GPUs, exactly.
-    #[arg(long, value_name = "N")]
-    pub count: Option<u32>,
-    /// What the instance may cost an hour, in dollars.
-    #[arg(long, env = "PIECEWORK_MAX_PRICE", value_name = "USD")]
-    pub max_price: Option<String>,
-    /// Disk, at least. It is part of the price.
-    #[arg(long, default_value = "50GB", value_name = "SIZE")]
-    pub disk: String,
-    /// Shows instances too that can be taken back.
-    #[arg(long)]
-    pub interruptible: bool,
-    /// Where it stands, such as `US`, `sweden` or `eu-north`.
-    #[arg(long, value_name = "PLACE")]
-    pub region: Option<String>,
-    /// How far its host has been checked, at least.
-    #[arg(long, value_enum, default_value_t = TrustName::Any)]
-    pub trust: TrustName,
-    /// A marketplace to ask. May be given several times; all of them where it isn't.
-    #[arg(long, value_name = "NAME", value_delimiter = ',')]
-    pub provider: Vec<String>,
+    /// Which instances will do.
+    #[command(flatten)]
+    pub wish: WishArgs,
     /// What comes first.
     #[arg(long, value_enum, default_value_t = SortName::Price)]
     pub sort: SortName,
@@ -351,7 +353,8 @@ pub enum EngineName {
 }
 
 /// How far a host has been checked, as it is typed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum TrustName {
     /// In a data centre that the marketplace runs or vouches for.
     Datacenter,

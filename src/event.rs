@@ -32,16 +32,16 @@ pub enum Event {
         /// Of them: done or failed in an earlier session.
         already: u64,
     },
-    /// The offer to be rented was chosen.
+    /// An offer was chosen, and is being rented.
     OfferChosen {
+        /// Which of the run's machines.
+        slot: u32,
         /// The marketplace.
         provider: String,
         /// What is rented, for people.
         what: String,
-        /// The price of each instance.
+        /// The price of the whole instance.
         price: UsdPerHour,
-        /// How many instances.
-        machines: u32,
     },
     /// An instance is ours, and billed from now on.
     Rented {

@@ -40,6 +40,16 @@ impl Markets {
         self.0.get(name)
     }
 
+    /// Those of these names. The first name that is none of ours is an error.
+    pub fn only<'a>(&self, names: &'a [String]) -> Result<Self, &'a str> {
+        let mut found = BTreeMap::new();
+        for name in names {
+            let (name, market) = self.0.get_key_value(name.as_str()).ok_or(name.as_str())?;
+            found.insert(*name, market.clone());
+        }
+        Ok(Self(found))
+    }
+
     /// All, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, &Arc<dyn Marketplace>)> {
         self.0.iter().map(|(name, market)| (*name, market))

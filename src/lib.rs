@@ -34,6 +34,8 @@ pub mod cost;
 pub mod choose;
 pub mod hosted;
 pub mod plan;
+pub mod shortlist;
+pub mod template;
 
 pub mod run;
 

@@ -1,6 +1,6 @@
 //! Waits until a rented instance can be reached.
 
-use providers::{Endpoint, InstanceId, InstanceState, Marketplace};
+use providers::{Endpoint, InstanceId, InstanceState, Marketplace, UsdPerHour};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -21,11 +21,20 @@ pub enum NotReady {
     Gone,
 }
 
+/// An instance that runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ready {
+    /// Where it answers.
+    pub endpoint: Endpoint,
+    /// What an hour of it costs, where the listing tells.
+    pub price: Option<UsdPerHour>,
+}
+
 /// Waits until the marketplace says where the instance `id` answers, for as long as that
 /// marketplace's instances may take.
 ///
 /// A listing that fails says nothing, and is asked for again.
-pub async fn ready(market: &dyn Marketplace, id: &InstanceId) -> Result<Endpoint, NotReady> {
+pub async fn ready(market: &dyn Marketplace, id: &InstanceId) -> Result<Ready, NotReady> {
     let begin = Instant::now();
     let capabilities = market.capabilities();
     let mut pause = PAUSES.0;
@@ -33,7 +42,9 @@ pub async fn ready(market: &dyn Marketplace, id: &InstanceId) -> Result<Endpoint
         if let Ok(instances) = market.instances().await {
             match instances.into_iter().find(|instance| instance.id == *id) {
                 Some(instance) => match instance.state {
-                    InstanceState::Running(endpoint) => return Ok(endpoint),
+                    InstanceState::Running(endpoint) => {
+                        return Ok(Ready { endpoint, price: instance.price });
+                    }
                     InstanceState::Pending | InstanceState::Unknown(_) => {}
                     lost @ (InstanceState::Interrupted
                     | InstanceState::Stopped

@@ -3,13 +3,15 @@
 
 use crate::{
     catalogue::{self, ModelError},
-    cli::{EngineName, FormatName, OutFormatName, PrecisionName, RunArgs},
+    cli::{EngineName, FormatName, OutFormatName, PrecisionName, RunArgs, TrustName, WishArgs},
     prompts::{Format, LINE_LIMIT, Options, PromptsError, check_template},
     servers::{self, ServerError},
     shards::{Layout, OutFormat, Packing},
+    template::Patience,
+    wish::Wish,
 };
 use etcetera::{BaseStrategy, HomeDirError, base_strategy::choose_base_strategy};
-use providers::{Mib, Usd, UsdPerHour};
+use providers::{Mib, Trust, Usd, UsdPerHour};
 use serde::Deserialize;
 use std::{
     fs, io,
@@ -96,11 +98,11 @@ pub struct Settings {
     /// What to answer them with.
     pub job: Job,
     /// Where to rent.
-    pub provider: String,
-    /// How many instances.
-    pub machines: u32,
-    /// What an instance may cost.
-    pub ceiling: Option<UsdPerHour>,
+    pub providers: Vec<String>,
+    /// How many instances, where it is said.
+    pub machines: Option<u32>,
+    /// Which instances will do.
+    pub wish: Wish,
     /// What the run may cost.
     pub budget: Option<Usd>,
     /// How long it may take.
@@ -112,7 +114,14 @@ pub struct Settings {
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 struct File {
     model: Option<String>,
-    provider: Option<String>,
+    provider: Option<Names>,
+    gpu: Option<String>,
+    vram: Option<String>,
+    count: Option<u32>,
+    disk: Option<String>,
+    interruptible: Option<bool>,
+    region: Option<String>,
+    trust: Option<TrustName>,
     engine: Option<EngineName>,
     machines: Option<u32>,
     max_price: Option<f64>,
@@ -129,6 +138,23 @@ struct File {
     kv_memory: Option<String>,
 }
 
+/// One name, or several.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+enum Names {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl Names {
+    fn all(&self) -> Vec<String> {
+        match self {
+            Self::One(name) => vec![name.clone()],
+            Self::Several(names) => names.clone(),
+        }
+    }
+}
+
 impl Settings {
     /// Puts together what the flags (and the environment, which counts as flags) and the files say.
     pub fn new(args: &RunArgs) -> Result<Self, SettingsError> {
@@ -140,10 +166,10 @@ impl Settings {
     fn merge(args: &RunArgs, project: &File, user: &File) -> Result<Self, SettingsError> {
         let model = args.model.as_ref().or(project.model.as_ref()).or(user.model.as_ref());
         let engine = args.engine.or(project.engine).or(user.engine).unwrap_or(EngineName::Native);
-        let provider =
-            args.provider.as_ref().or(project.provider.as_ref()).or(user.provider.as_ref());
-        let machines = args.machines.or(project.machines).or(user.machines).unwrap_or(1);
-        let max_price = dollars(args.max_price.as_deref(), project.max_price, user.max_price)?;
+        let named = project.provider.as_ref().or(user.provider.as_ref()).map(Names::all);
+        let typed = Some(args.wish.provider.clone()).filter(|typed| !typed.is_empty());
+        let providers = typed.or(named).unwrap_or_else(|| vec![DEFAULT_PROVIDER.to_owned()]);
+        let machines = args.machines.or(project.machines).or(user.machines);
         let budget = dollars(args.budget.as_deref(), project.budget, user.budget)?;
         let deadline =
             args.deadline.as_ref().or(project.deadline.as_ref()).or(user.deadline.as_ref());
@@ -157,7 +183,7 @@ impl Settings {
         let threads = args.threads.or(project.threads).or(user.threads);
         let kv = args.kv_memory.as_ref().or(project.kv_memory.as_ref()).or(user.kv_memory.as_ref());
 
-        if !MACHINES.contains(&machines) {
+        if machines.is_some_and(|machines| !MACHINES.contains(&machines)) {
             return Err(SettingsError::Range { flag: "machines", range: "from 1 to 64" });
         }
         for (flag, zero) in [
@@ -210,9 +236,9 @@ impl Settings {
                 seed,
                 defaults: defaults(max_tokens, temperature, top_p),
             },
-            provider: provider.cloned().unwrap_or_else(|| DEFAULT_PROVIDER.to_owned()),
+            providers,
             machines,
-            ceiling: max_price.map(|usd| UsdPerHour(usd.0)),
+            wish: wish_of(&args.wish, project, user)?,
             budget,
             deadline: deadline.map(|text| time(text)).transpose()?,
         })
@@ -235,6 +261,36 @@ fn engine_kind(engine: EngineName, args: &RunArgs) -> Result<EngineKind, Setting
     Ok(EngineKind::Server(Box::new(server)))
 }
 
+/// What is typed about instances, and nothing else.
+pub fn wish(args: &WishArgs) -> Result<Wish, SettingsError> {
+    wish_of(args, &File::default(), &File::default())
+}
+
+fn wish_of(args: &WishArgs, project: &File, user: &File) -> Result<Wish, SettingsError> {
+    let max_price = dollars(args.max_price.as_deref(), project.max_price, user.max_price)?;
+    let size = |typed: &Option<String>, project: &Option<String>, user: &Option<String>| {
+        let text = typed.as_ref().or(project.as_ref()).or(user.as_ref());
+        text.map(|text| memory(text)).transpose().map(Option::unwrap_or_default)
+    };
+    let gpu = args.gpu.as_ref().or(project.gpu.as_ref()).or(user.gpu.as_ref());
+    let region = args.region.as_ref().or(project.region.as_ref()).or(user.region.as_ref());
+    let interruptible = project.interruptible.or(user.interruptible).unwrap_or(false);
+    Ok(Wish {
+        vram: size(&args.vram, &project.vram, &user.vram)?,
+        gpu: gpu.cloned(),
+        count: args.count.or(project.count).or(user.count),
+        ceiling: max_price.map(|usd| UsdPerHour(usd.0)),
+        interruptible: args.interruptible || interruptible,
+        region: region.cloned(),
+        trust: match args.trust.or(project.trust).or(user.trust) {
+            None | Some(TrustName::Any) => Trust::Anyone,
+            Some(TrustName::Verified) => Trust::Verified,
+            Some(TrustName::Datacenter) => Trust::Datacenter,
+        },
+        disk: size(&args.disk, &project.disk, &user.disk)?,
+    })
+}
+
 /// Where piecework keeps what must outlive it, unless a folder is named.
 pub fn home(named: Option<&Path>) -> Result<PathBuf, SettingsError> {
     if let Some(folder) = named {
@@ -253,6 +309,24 @@ pub fn cache() -> Result<PathBuf, SettingsError> {
     )?;
     // An instance works in a folder of its own, where a relative one would be another.
     std::path::absolute(&cache).map_err(|source| SettingsError::File { path: cache, source })
+}
+
+/// How patient the watchdogs of rented machines are. `PIECEWORK_WATCHDOG` has other seconds than
+/// the usual ones until the first word and until the next, such as `2700,900`.
+pub fn watchdog() -> Result<Patience, SettingsError> {
+    let Ok(text) = std::env::var("PIECEWORK_WATCHDOG") else {
+        return Ok(Patience::default());
+    };
+    let wrong = || SettingsError::Value {
+        value: text.clone(),
+        what: "patience of a watchdog",
+        example: "`2700,900`",
+    };
+    let (boot, silence) = text.split_once(',').ok_or_else(wrong)?;
+    let seconds = |text: &str| text.trim().parse().map(Duration::from_secs).map_err(|_| wrong());
+    let (boot, silence) = (seconds(boot)?, seconds(silence)?);
+    let step = Patience::default().step.min(silence / 3).max(Duration::from_secs(1));
+    Ok(Patience { boot, silence, step })
 }
 
 /// The worker's binary: the one that is named, or the one beside this program.
@@ -424,10 +498,24 @@ mod tests {
     fn a_flag_beats_the_project_and_the_project_beats_the_user() {
         let (project, user) = ("machines = 2\nbudget = 7.5", "machines = 3\nseed = 9");
         let settings = merged(&[], project, user).expect("it makes sense");
-        assert_eq!((settings.machines, settings.job.seed), (2, 9));
+        assert_eq!((settings.machines, settings.job.seed), (Some(2), 9));
         assert_eq!(settings.budget, Some(Usd(7_500_000)));
         let settings = merged(&["--machines", "4"], project, user).expect("it makes sense");
-        assert_eq!(settings.machines, 4);
+        assert_eq!(settings.machines, Some(4));
+    }
+
+    #[test]
+    fn marketplaces_and_wishes_are_settings_like_any_other() {
+        let (project, user) =
+            ("provider = [\"vast\", \"lambda\"]\nmax-price = 2", "gpu = \"h100\"");
+        let settings = merged(&["--vram", "24GB"], project, user).expect("it makes sense");
+        assert_eq!(settings.providers, ["vast", "lambda"]);
+        assert_eq!(settings.wish.gpu.as_deref(), Some("h100"));
+        assert_eq!(settings.wish.ceiling, Some(UsdPerHour(2_000_000)));
+        assert_eq!(settings.wish.vram, Mib::from_gib(24));
+        let settings = merged(&["--provider", "verda,prime"], project, user);
+        assert_eq!(settings.expect("it makes sense").providers, ["verda", "prime"]);
+        assert_eq!(merged(&[], "", "").expect("it makes sense").providers, ["local"]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use crate::{choose::Listed, gpus::Gpu};
 use providers::{Gpus, Host, Mib, Need, Offer, Rental, Trust, UsdPerHour};
+use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
 
 /// Of 100 MiB that are wished for, as many are enough on a card that we don't know: cards report up
@@ -10,7 +11,7 @@ use std::cmp::Reverse;
 const ENOUGH: u64 = 93;
 
 /// What is wished for. What isn't said is free.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wish {
     /// Memory of each GPU, at least. Zero does without a GPU.
     pub vram: Mib,

@@ -64,6 +64,8 @@ impl Bench {
         let terms = Terms {
             provider: self.market.capabilities().name.into(),
             offer: offer.id.clone(),
+            machine: None,
+            billing: providers::Billing::default(),
             price: offer.price,
             worst: Usd(1),
             expires: jiff::Timestamp::UNIX_EPOCH,

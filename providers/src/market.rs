@@ -34,7 +34,8 @@ pub struct Capabilities {
     /// Whether it ends instances by itself at [`Order::expires`].
     pub expiry: bool,
     /// How an instance ends its own rental: a POSIX shell command, run as root on it, that needs
-    /// only what the marketplace puts inside. It exits with 0 once the marketplace has agreed.
+    /// only what the marketplace puts inside. It exits with 0 once the marketplace has agreed; with
+    /// `CHECK` set it ends nothing, and exits with 0 if it could.
     /// `None` where an instance holds no credential of its own.
     pub self_release: Option<&'static str>,
     /// How long an instance may take to run.

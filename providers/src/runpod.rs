@@ -48,7 +48,8 @@ const START_SCRIPT: usize = 24_000;
 /// onto a command line.
 const SELF_RELEASE: &str = r#"of() { eval "v=\${$1:-}"; [ -n "$v" ] || v=$(tr '\0' '\n' </proc/1/environ | sed -n "s/^$1=//p"); printf %s "$v"; }
 url=$(of PIECEWORK_API_URL); id=$(of RUNPOD_POD_ID); key=$(of RUNPOD_API_KEY)
-[ -n "$id" ] && [ -n "$key" ] || exit 1
+[ -n "$id" ] && [ -n "$key" ] && command -v curl >/dev/null || exit 1
+[ -z "${CHECK:-}" ] || exit 0
 url=${url:-https://api.runpod.io}
 ask() { printf 'header = "Authorization: Bearer %s"\n' "$key" | curl -sS -m 30 -K - -A piecework -w '%{http_code}' "$@"; }
 said=$(ask -X POST -H 'Content-Type: application/json' -d '{"action":"terminate"}' "$url/v2/pods/$id/action")

@@ -42,7 +42,8 @@ const START_SCRIPT: usize = 3_400;
 /// environment of the first process only. The key goes through a pipe, never onto a command line.
 const SELF_RELEASE: &str = r#"of() { eval "v=\${$1:-}"; [ -n "$v" ] || v=$(tr '\0' '\n' </proc/1/environ | sed -n "s/^$1=//p"); printf %s "$v"; }
 url=$(of PIECEWORK_API_URL); id=$(of CONTAINER_ID); key=$(of CONTAINER_API_KEY)
-[ -n "$id" ] && [ -n "$key" ] || exit 1
+[ -n "$id" ] && [ -n "$key" ] && command -v curl >/dev/null || exit 1
+[ -z "${CHECK:-}" ] || exit 0
 said=$(printf 'header = "Authorization: Bearer %s"\n' "$key" | curl -sS -m 30 -K - -o /dev/null -w '%{http_code}' -X DELETE "${url:-https://console.vast.ai}/api/v0/instances/$id/")
 case $said in 2??|404) exit 0;; *) exit 1;; esac"#;
 

@@ -6,6 +6,7 @@ mod logout;
 mod markets;
 mod offers;
 mod plan;
+mod prepare;
 mod providers;
 mod ps;
 mod resume;

@@ -8,7 +8,7 @@ use super::{
 use crate::{
     catalog::{self, Catalog},
     choose::Listed,
-    cli::{OffersArgs, SortName, TrustName},
+    cli::{OffersArgs, SortName},
     clock,
     exit::Exit,
     leases::describe,
@@ -16,8 +16,11 @@ use crate::{
     settings::{self, SettingsError},
     wish::{self, Order, Unlike, Wish},
 };
-use providers::{Trust, UsdPerHour};
+use providers::Mib;
 use std::path::Path;
+
+/// Disk that offers are priced with, where nobody says: for an image, and a model of 8B.
+const DISK: Mib = Mib::from_gib(50);
 
 /// How many rows a table has where nobody says.
 const ROWS: usize = 20;
@@ -26,10 +29,10 @@ const ROWS: usize = 20;
 pub(super) async fn offers(args: &OffersArgs, home: Option<&Path>) -> Result<Exit, CommandError> {
     let wish = wish(args)?;
     let limit = settings::time(&args.timeout)?;
-    let sellers = sellers(&open_home(home)?, &args.provider).await?;
+    let sellers = sellers(&open_home(home)?, &args.wish.provider).await?;
     let need = if args.explain { wish.wide_need() } else { wish.need() };
     let catalog = catalog::ask(&sellers.markets, &need, limit).await;
-    warn(&sellers, &catalog, !args.provider.is_empty());
+    warn(&sellers, &catalog, !args.wish.provider.is_empty());
     if catalog.answered == 0 {
         return Err(CommandError::new(Exit::Failed, "no marketplace has answered"));
     }
@@ -53,23 +56,10 @@ pub(super) async fn offers(args: &OffersArgs, home: Option<&Path>) -> Result<Exi
     Ok(Exit::Done)
 }
 
+/// What is wished for, with a disk that a model or two fit on.
 fn wish(args: &OffersArgs) -> Result<Wish, SettingsError> {
-    let usd = args.max_price.as_deref().map(settings::usd).transpose()?;
-    let vram = args.vram.as_deref().map(settings::memory).transpose()?;
-    Ok(Wish {
-        vram: vram.unwrap_or_default(),
-        gpu: args.gpu.clone(),
-        count: args.count,
-        ceiling: usd.map(|usd| UsdPerHour(usd.0)),
-        interruptible: args.interruptible,
-        region: args.region.clone(),
-        trust: match args.trust {
-            TrustName::Any => Trust::Anyone,
-            TrustName::Verified => Trust::Verified,
-            TrustName::Datacenter => Trust::Datacenter,
-        },
-        disk: settings::memory(&args.disk)?,
-    })
+    let wish = settings::wish(&args.wish)?;
+    Ok(if args.wish.disk.is_none() { Wish { disk: DISK, ..wish } } else { wish })
 }
 
 fn order(sort: SortName) -> Order {
@@ -145,7 +135,7 @@ fn summarize(found: usize, rows: usize, unlike: usize, explained: bool) {
 
 /// Says how to see more, where marketplaces are left out for want of a key.
 fn hint_at_login(sellers: &Sellers, args: &OffersArgs) {
-    if !args.provider.is_empty() || sellers.closed.is_empty() {
+    if !args.wish.provider.is_empty() || sellers.closed.is_empty() {
         return;
     }
     let closed: Vec<_> = sellers.closed.iter().map(|provider| provider.name).collect();

@@ -1,19 +1,20 @@
 //! `provision-and-run --dry-run`: the plan and its price. Rents nothing, and leaves nothing.
 
-use super::{CommandError, markets, open_home};
+use super::{CommandError, markets::sellers, open_home};
 use crate::{
     catalog,
     choose::Job,
     cli::RunArgs,
     engines::Engine,
     exit::Exit,
-    leases::describe,
+    leases::{Markets, describe},
     model::{Weights, shape_of},
     need::{Workload, need},
     plan::{Goal, PlanError, make},
     prompts::{self, Input, Survey},
     report::{self, words},
     settings::Settings,
+    wish,
 };
 use providers::{Mib, Need};
 use std::path::Path;
@@ -28,7 +29,7 @@ const ANSWER: f64 = 200.0;
 pub(super) async fn plan(args: RunArgs, home: Option<&Path>) -> Result<Exit, CommandError> {
     let settings = Settings::new(&args)?;
     let work = workload(&args, &settings)?;
-    let markets = markets(&open_home(home)?).await?;
+    let markets = asked(home, &args).await?;
     let engine = match &settings.job.engine {
         EngineKind::Native => "native",
         EngineKind::Server(server) => server.name.as_str(),
@@ -46,32 +47,29 @@ pub(super) async fn plan(args: RunArgs, home: Option<&Path>) -> Result<Exit, Com
     }
     let shape = shape_of(&settings.job.model);
     let shape = shape.map_err(|error| CommandError::new(Exit::Failed, error))?;
-    let allowed = match args.plan.weights.as_slice() {
-        [] => vec![Weights::Bf16, Weights::Fp8],
-        weights => weights.to_vec(),
-    };
+    let allowed = allowed_weights(&args);
     let job = Job {
         model: &settings.job.model.name,
         shape: &shape,
         work,
         engine,
         allowed: &allowed,
-        ceiling: settings.ceiling,
-        interruptible: args.plan.interruptible,
+        ceiling: settings.wish.ceiling,
+        interruptible: settings.wish.interruptible,
         measured: &[],
     };
     let goal = Goal {
         rank: args.plan.rank.unwrap_or_default(),
         deadline: settings.deadline.map(|deadline| deadline.as_secs_f64()),
         budget: settings.budget,
-        machines: args.machines,
+        machines: settings.machines,
     };
     let catalog = catalog::ask(&markets, &least(&job), catalog::PATIENCE).await;
     for error in &catalog.failed {
         report::warning(&describe(error));
     }
     let mut listed = catalog.listed;
-    listed.retain(|listed| args.provider.as_ref().is_none_or(|named| *named == listed.market));
+    listed.retain(|listed| wish::fits(&settings.wish, &listed.offer).is_ok());
     let plans = make(&job, &goal, listed, &[]).map_err(refusal)?;
     if args.telling.json {
         report::out(&plans.to_json().to_string());
@@ -82,6 +80,22 @@ pub(super) async fn plan(args: RunArgs, home: Option<&Path>) -> Result<Exit, Com
         report::out(plans.explain().trim_end());
     }
     Ok(Exit::Done)
+}
+
+/// How the weights may be kept: as it was said, or as does no harm to what the model says.
+pub(super) fn allowed_weights(args: &RunArgs) -> Vec<Weights> {
+    match args.plan.weights.as_slice() {
+        [] => vec![Weights::Bf16, Weights::Fp8],
+        weights => weights.to_vec(),
+    }
+}
+
+/// The marketplaces to ask: those that are named, or all. An offer can be looked at where it can't
+/// be rented yet.
+async fn asked(home: Option<&Path>, args: &RunArgs) -> Result<Markets, CommandError> {
+    let named: Vec<String> =
+        args.wish.provider.iter().filter(|name| *name != "all").cloned().collect();
+    Ok(sellers(&open_home(home)?, &named).await?.markets)
 }
 
 /// What to ask marketplaces for.
@@ -95,7 +109,7 @@ fn least(job: &Job<'_>) -> Need {
     Need { vram, ceiling, ..on_gpu }
 }
 
-fn refusal(error: PlanError) -> CommandError {
+pub(super) fn refusal(error: PlanError) -> CommandError {
     let exit = match &error {
         PlanError::NoOffer { .. } | PlanError::TooFew { .. } => Exit::NoOffer,
         PlanError::TooLate { .. } | PlanError::TooDear { .. } => Exit::Refused,
@@ -120,8 +134,7 @@ fn workload(args: &RunArgs, settings: &Settings) -> Result<Workload, CommandErro
     if 0 < survey.bad {
         report::note(&format!("warning: {} left out", words::plural(survey.bad, "bad line")));
     }
-    let limit = default_limit(&settings.job.defaults);
-    let (estimated_input, estimated_output) = lengths(&survey, limit);
+    let (estimated_input, estimated_output) = lengths(&survey, &settings.job.defaults);
     if input.is_none() || output.is_none() {
         report::note(
             "lengths are estimated: 4 bytes for a token in, and the most that is allowed out; \
@@ -150,8 +163,10 @@ fn default_limit(defaults: &str) -> Option<u32> {
     u32::try_from(defaults.get("max_tokens")?.as_u64()?).ok()
 }
 
-/// Tokens of a prompt and of an answer, on average.
-fn lengths(survey: &Survey, limit: Option<u32>) -> (f64, f64) {
+/// Tokens of a prompt and of an answer, on average, as far as can be told by looking. `defaults` is
+/// what holds where a prompt doesn't say.
+pub(super) fn lengths(survey: &Survey, defaults: &str) -> (f64, f64) {
+    let limit = default_limit(defaults);
     let count = (survey.prompts - survey.bad).max(1) as f64;
     let input = survey.body_bytes as f64 / count / BYTES_PER_TOKEN;
     let most = |sample: &prompts::Sample| sample.max_tokens.or(limit).map_or(ANSWER, f64::from);

@@ -11,12 +11,12 @@ pub(super) async fn resume(args: ResumeArgs, home: Option<&Path>) -> Result<Exit
     let folder = home.find(&args.run)?;
     let mut plan = folder.plan()?;
     if let Some(text) = &args.deadline {
-        plan.deadline = Some(settings::time(text)?);
+        plan.deadline = settings::time(text)?;
     }
     if let Some(text) = &args.budget {
         plan.budget = Some(settings::usd(text)?);
     }
     let mut setting = run::setting(&home, folder, plan, worker).await?;
     setting.retry_failed = args.retry_failed;
-    run::go(setting, args.telling.json, None).await
+    run::go(setting, args.telling.json).await
 }

@@ -40,7 +40,7 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// What it has cost, at most, by `now`.
+    /// What it has cost, at most, by `now`, without traffic.
     pub fn cost(&self, now: Timestamp) -> Usd {
         let end = if self.state.is_owed() { now } else { self.until };
         match self.state {
@@ -49,7 +49,10 @@ impl Lease {
             | LeaseState::Ordered
             | LeaseState::Held(_)
             | LeaseState::Releasing(_)
-            | LeaseState::Released => self.terms.price.over(clock::between(self.since, end)),
+            | LeaseState::Released => {
+                let held = clock::between(self.since, end);
+                self.terms.price.over(self.terms.billing.charged(held))
+            }
         }
     }
 }
@@ -172,6 +175,8 @@ mod tests {
         Terms {
             provider: "anywhere".into(),
             offer: OfferId("1".into()),
+            machine: None,
+            billing: providers::Billing::default(),
             price: UsdPerHour(3_600_000),
             worst: Usd(10),
             expires: Timestamp::UNIX_EPOCH,

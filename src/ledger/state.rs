@@ -10,7 +10,7 @@
 //! owed until then.
 
 use jiff::Timestamp;
-use providers::{InstanceId, OfferId, Usd, UsdPerHour};
+use providers::{Billing, InstanceId, OfferId, Usd, UsdPerHour};
 use serde::{Deserialize, Serialize};
 
 /// What was ordered, and what it may come to.
@@ -20,8 +20,14 @@ pub struct Terms {
     pub provider: String,
     /// The offer.
     pub offer: OfferId,
+    /// The physical machine, where it has a name.
+    #[serde(default)]
+    pub machine: Option<String>,
     /// What an hour costs.
     pub price: UsdPerHour,
+    /// How time becomes money.
+    #[serde(default)]
+    pub billing: Billing,
     /// What it costs at most, if everything that ends it sooner fails.
     pub worst: Usd,
     /// When it is over in any case.
@@ -67,7 +73,7 @@ pub enum LeaseState {
 #[error("a lease that is {state:?} cannot become {entry:?}")]
 pub struct IllegalEntry {
     state: LeaseState,
-    entry: Entry,
+    entry: Box<Entry>,
 }
 
 impl LeaseState {
@@ -81,7 +87,7 @@ impl LeaseState {
                 Ok(Self::Releasing(self.id().cloned()))
             }
             (Self::Releasing(_), Entry::Released) => Ok(Self::Released),
-            _ => Err(IllegalEntry { state: self.clone(), entry: entry.clone() }),
+            _ => Err(IllegalEntry { state: self.clone(), entry: Box::new(entry.clone()) }),
         }
     }
 
@@ -114,6 +120,8 @@ mod tests {
         Terms {
             provider: "anywhere".into(),
             offer: OfferId("1".into()),
+            machine: None,
+            billing: providers::Billing::default(),
             price: UsdPerHour(1),
             worst: Usd(1),
             expires: Timestamp::UNIX_EPOCH,

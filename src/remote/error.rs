@@ -26,6 +26,10 @@ pub enum RemoteError {
     /// Key exchange: it isn't the machine that was there before. It must get nothing of ours.
     #[error(transparent)]
     HostKeyChanged(#[from] Box<HostKeyChanged>),
+    /// Key exchange: it shows another host key than the one that its start script is to plant,
+    /// which may not have run yet.
+    #[error("{0} doesn't show the host key that was planted in it, or not yet")]
+    HostKeyNotYet(Endpoint),
     /// Authentication: the machine doesn't know the run's key, or not yet.
     #[error("{0} rejects the run's key; the marketplace may not have put it there yet")]
     Rejected(Endpoint),
@@ -50,7 +54,9 @@ impl RemoteError {
     /// mind: only the caller knows how old it is.
     pub fn is_temporary(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::Lost(_) | Self::Crowded => true,
+            Self::Unreachable { .. } | Self::Lost(_) | Self::Crowded | Self::HostKeyNotYet(_) => {
+                true
+            }
             Self::KeyExchange { source, .. } => !is_incompatible(source),
             Self::HostKeyChanged(_) | Self::Rejected(_) | Self::NoShell | Self::Pins(_) => false,
         }

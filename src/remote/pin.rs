@@ -1,7 +1,7 @@
 //! Host keys: trusted at first sight, demanded ever after.
 
 use providers::Label;
-use russh::keys::{HashAlg, PublicKey};
+use russh::keys::{Algorithm, HashAlg, PrivateKey, PublicKey, ssh_key::LineEnding};
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
@@ -26,19 +26,32 @@ pub struct HostKeyChanged {
     pub shown: String,
 }
 
-/// The host keys that one run has seen, kept in a file: an OpenSSH public key on each line, with
-/// the instance's label as its comment.
+/// The host keys that one run has seen or planted, kept in a file: an OpenSSH public key on each
+/// line, with the instance's label as its comment.
 #[derive(Debug)]
 pub struct Pins {
     path: PathBuf,
-    known: Mutex<BTreeMap<Label, PublicKey>>,
+    known: Mutex<BTreeMap<Label, Pin>>,
 }
+
+/// A host key that is demanded.
+#[derive(Clone, Debug)]
+struct Pin {
+    key: PublicKey,
+    /// Planted by the start script, and not shown yet: until that has run, the image's own is.
+    planted: bool,
+}
+
+/// Follows the label of a key that was planted and not shown yet.
+const PLANTED: &str = " planted";
 
 /// Why a host key isn't good enough.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PinError {
     #[error(transparent)]
     Changed(#[from] Box<HostKeyChanged>),
+    #[error("its start script hasn't planted our host key yet")]
+    NotYet,
     #[error(transparent)]
     File(#[from] io::Error),
 }
@@ -56,42 +69,67 @@ impl Pins {
                 let what = format!("line {} of {}: {error}", number + 1, path.display());
                 io::Error::new(io::ErrorKind::InvalidData, what)
             })?;
-            known.insert(Label(key.comment().to_string()), key);
+            let comment = key.comment().to_string();
+            let label = comment.strip_suffix(PLANTED);
+            let planted = label.is_some();
+            known.insert(Label(label.unwrap_or(&comment).to_owned()), Pin { key, planted });
         }
         Ok(Self { path: path.to_owned(), known: Mutex::new(known) })
     }
 
-    /// The key that `label` must show, if it has been seen.
+    /// The key that `label` must show, if it has been seen or planted.
     pub fn pinned(&self, label: &Label) -> Option<PublicKey> {
-        self.known().get(label).cloned()
+        self.known().get(label).map(|pin| pin.key.clone())
+    }
+
+    /// Makes a host key for the instance that is about to be rented under `label`, and demands it
+    /// from the first connection on. Returns its private half in OpenSSH's form, for the start
+    /// script; it is kept nowhere else.
+    pub fn plant(&self, label: &Label) -> io::Result<String> {
+        let private = PrivateKey::random(&mut rand::rng(), Algorithm::Ed25519);
+        let private = private.map_err(io::Error::other)?;
+        let text = private.to_openssh(LineEnding::LF).map_err(io::Error::other)?;
+        let key = private.public_key().clone();
+        self.learn(&mut self.known(), label, Pin { key, planted: true })?;
+        Ok(text.to_string())
     }
 
     /// Accepts the key that `label` shows if it is the pinned one, or pins it if none is.
     pub(super) fn check(&self, label: &Label, shown: &PublicKey) -> Result<(), PinError> {
         let mut known = self.known();
         match known.get(label) {
-            Some(pinned) if pinned.key_data() == shown.key_data() => Ok(()),
-            Some(pinned) => Err(PinError::Changed(Box::new(HostKeyChanged {
-                label: label.clone(),
-                pinned: pinned.fingerprint(HashAlg::Sha256).to_string(),
-                shown: shown.fingerprint(HashAlg::Sha256).to_string(),
-            }))),
-            None => {
-                let mut key = shown.clone();
-                key.set_comment(label.0.clone());
-                let mut next = known.clone();
-                next.insert(label.clone(), key);
-                // On disk before it is relied on: a later start must demand the same.
-                self.save(&next)?;
-                *known = next;
-                Ok(())
+            Some(pin) if pin.key.key_data() == shown.key_data() && !pin.planted => Ok(()),
+            Some(pin) if pin.key.key_data() != shown.key_data() && pin.planted => {
+                Err(PinError::NotYet)
+            }
+            Some(pin) if pin.key.key_data() != shown.key_data() => {
+                Err(PinError::Changed(Box::new(HostKeyChanged {
+                    label: label.clone(),
+                    pinned: pin.key.fingerprint(HashAlg::Sha256).to_string(),
+                    shown: shown.fingerprint(HashAlg::Sha256).to_string(),
+                })))
+            }
+            Some(_) | None => {
+                let pin = Pin { key: shown.clone(), planted: false };
+                Ok(self.learn(&mut known, label, pin)?)
             }
         }
     }
 
-    fn save(&self, known: &BTreeMap<Label, PublicKey>) -> io::Result<()> {
+    fn learn(&self, known: &mut BTreeMap<Label, Pin>, label: &Label, pin: Pin) -> io::Result<()> {
+        let mut next = known.clone();
+        next.insert(label.clone(), pin);
+        // On disk before it is relied on: a later start must demand the same.
+        self.save(&next)?;
+        *known = next;
+        Ok(())
+    }
+
+    fn save(&self, known: &BTreeMap<Label, Pin>) -> io::Result<()> {
         let mut text = String::new();
-        for key in known.values() {
+        for (label, Pin { key, planted }) in known {
+            let mut key = key.clone();
+            key.set_comment(format!("{label}{}", if *planted { PLANTED } else { "" }));
             let line = key.to_openssh().map_err(io::Error::other)?;
             writeln!(text, "{line}").expect("a string takes any text");
         }
@@ -102,7 +140,7 @@ impl Pins {
         fs::rename(draft, &self.path)
     }
 
-    fn known(&self) -> MutexGuard<'_, BTreeMap<Label, PublicKey>> {
+    fn known(&self) -> MutexGuard<'_, BTreeMap<Label, Pin>> {
         self.known.lock().expect("nothing panics while holding the pins")
     }
 }
@@ -110,7 +148,6 @@ impl Pins {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use russh::keys::{Algorithm, PrivateKey};
 
     fn key() -> PublicKey {
         let key = PrivateKey::random(&mut rand::rng(), Algorithm::Ed25519).unwrap();
@@ -136,6 +173,25 @@ mod tests {
         assert_eq!(changed.shown, second.fingerprint(HashAlg::Sha256).to_string());
         // And the refused key is not learnt.
         pins.check(&one, &first).unwrap();
+    }
+
+    #[test]
+    fn a_planted_key_is_waited_for_and_then_demanded() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("hosts");
+        let label = Label("run-1".into());
+        let text = Pins::open(&path).unwrap().plant(&label).unwrap();
+        let planted = PrivateKey::from_openssh(text).unwrap().public_key().clone();
+
+        // Also by a later start, which knows it from the file.
+        let pins = Pins::open(&path).unwrap();
+        let images_own = key();
+        assert!(matches!(pins.check(&label, &images_own), Err(PinError::NotYet)));
+        pins.check(&label, &planted).unwrap();
+        assert!(matches!(pins.check(&label, &images_own), Err(PinError::Changed(_))));
+        let pins = Pins::open(&path).unwrap();
+        assert!(matches!(pins.check(&label, &images_own), Err(PinError::Changed(_))));
+        assert!(!fs::read_to_string(&path).unwrap().contains("PRIVATE"));
     }
 
     #[test]

@@ -88,6 +88,9 @@ impl Dial {
         let mut handle = match timeout(self.patience.handshake, handshake).await {
             Ok(Ok(handle)) => handle,
             Ok(Err(ClientError::Pin(PinError::Changed(changed)))) => return Err(changed.into()),
+            Ok(Err(ClientError::Pin(PinError::NotYet))) => {
+                return Err(RemoteError::HostKeyNotYet(self.endpoint.clone()));
+            }
             Ok(Err(ClientError::Pin(PinError::File(error)))) => {
                 return Err(RemoteError::Pins(error));
             }

@@ -32,8 +32,10 @@ impl Reporter for Plain {
                     | SlotPhase::Working { .. } => None,
                 };
                 let kind = Some((discriminant(phase), source));
-                // One line for each phase, not for each step of it.
-                if self.phases.get(slot) != kind.as_ref() {
+                // One line for each phase, not for each step of it. That it is being rented was said
+                // with the offer.
+                let is_said = matches!(phase, SlotPhase::Renting);
+                if self.phases.get(slot) != kind.as_ref() && !is_said {
                     self.phases.extend(kind.map(|kind| (*slot, kind)));
                     note(&format!("machine {slot}: {}", phase_words(phase)));
                 }
@@ -84,12 +86,8 @@ pub(super) fn lines(event: &Event) -> Vec<String> {
             let prompts = words::plural(*prompts, "prompt");
             vec![format!("run {run}: {prompts}{already}, {model}, {engine} engine")]
         }
-        Event::OfferChosen { provider, what, price, machines } => {
-            let each = match machines {
-                1 => String::new(),
-                several => format!("{several} machines, each "),
-            };
-            vec![format!("renting {each}{what} from {provider} at {price}")]
+        Event::OfferChosen { slot, provider, what, price } => {
+            vec![format!("machine {slot}: renting {what} from {provider} at {price}")]
         }
         Event::Rented { slot, id, .. } => vec![format!("machine {slot}: rented, {id}")],
         Event::Reconnecting { slot, reason } => {

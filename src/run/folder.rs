@@ -14,9 +14,10 @@ use crate::{
     label::{Owner, RunId},
     prompts::{Fingerprint, Input},
     shards::{OutFormat, RunFiles},
+    shortlist::Search,
 };
 use jiff::Timestamp;
-use providers::{Usd, UsdPerHour};
+use providers::Usd;
 use serde::{Deserialize, Serialize};
 use std::{
     fs::{self, File},
@@ -27,7 +28,7 @@ use std::{
 use wire::Job;
 
 /// The version of `plan.json`.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Why the folder of piecework, or of a run, can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -72,7 +73,7 @@ pub enum FolderError {
 }
 
 /// What a run was asked to do, as it is kept for `resume`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
     v: u32,
     /// The run.
@@ -87,16 +88,14 @@ pub struct Plan {
     pub prompts: u64,
     /// What to answer them with.
     pub job: Job,
-    /// The marketplace to rent from.
-    pub provider: String,
+    /// Which instances to rent, and where.
+    pub search: Search,
     /// How many instances to rent.
     pub machines: u32,
-    /// What an instance may cost.
-    pub ceiling: Option<UsdPerHour>,
     /// What the run may cost.
     pub budget: Option<Usd>,
     /// How long a session of it may take.
-    pub deadline: Option<Duration>,
+    pub deadline: Duration,
     /// Where the completions go. None is the run's folder, `-` standard output.
     pub out: Option<PathBuf>,
     /// How they are written there.
@@ -114,16 +113,14 @@ pub struct NewPlan {
     pub prompts: u64,
     /// What to answer them with.
     pub job: Job,
-    /// The marketplace to rent from.
-    pub provider: String,
+    /// Which instances to rent, and where.
+    pub search: Search,
     /// How many instances to rent.
     pub machines: u32,
-    /// What an instance may cost.
-    pub ceiling: Option<UsdPerHour>,
     /// What the run may cost.
     pub budget: Option<Usd>,
     /// How long a session of it may take.
-    pub deadline: Option<Duration>,
+    pub deadline: Duration,
     /// Where the completions go.
     pub out: Option<PathBuf>,
     /// How they are written there.
@@ -133,8 +130,8 @@ pub struct NewPlan {
 impl Plan {
     /// The plan of a run that begins now.
     pub fn new(run: RunId, begun: Timestamp, new: NewPlan) -> Self {
-        let NewPlan { input, fingerprint, prompts, job, provider, machines, .. } = new;
-        let NewPlan { ceiling, budget, deadline, out, out_format, .. } = new;
+        let NewPlan { input, fingerprint, prompts, job, search, machines, .. } = new;
+        let NewPlan { budget, deadline, out, out_format, .. } = new;
         let v = VERSION;
         Self {
             v,
@@ -144,9 +141,8 @@ impl Plan {
             fingerprint,
             prompts,
             job,
-            provider,
+            search,
             machines,
-            ceiling,
             budget,
             deadline,
             out,

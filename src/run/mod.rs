@@ -7,16 +7,19 @@
 mod folder;
 mod guard;
 mod meter;
+mod purse;
 mod runner;
 mod slot;
 mod state;
 mod stop;
+mod why;
 
 pub use folder::{FolderError, Home, NewPlan, Plan, RunFolder};
 pub use guard::{GRACE, stand};
-pub use runner::{LEASE_LIMIT, LEASE_MARGIN, Why};
+pub use runner::{LEASE_LIMIT, LEASE_MARGIN};
 pub use state::{Facts, RunState};
 pub use stop::{Ladder, Stop};
+pub use why::{NoOffer, Why};
 
 use crate::{
     clock,
@@ -24,12 +27,14 @@ use crate::{
     label::Owner,
     leases::{Leases, Markets},
     ledger::{Ledger, LedgerError},
+    model::Shape,
     prompts::{PromptsError, Survey, spawn_reader, survey as look_through},
     remote::{Pins, RunKey},
     shards::{
         Ordered, Out, ResultsError, Resumed, RunFiles, Sink, check_writable, finished, order,
         reopen,
     },
+    template,
 };
 use futures_util::FutureExt;
 use guard::Guard;
@@ -104,6 +109,10 @@ pub struct Setting {
     pub retry_failed: bool,
     /// What is in the prompts, if they were just looked through.
     pub survey: Option<Survey>,
+    /// What decides the model's size and speed, where it is known.
+    pub shape: Option<Shape>,
+    /// How patient the watchdogs of its machines are.
+    pub patience: template::Patience,
 }
 
 /// Runs a plan, or goes on with one. Everything rented in here is released in here.
@@ -194,7 +203,7 @@ async fn work(stage: Stage<'_>, leases: &mut Leases) -> Result<Worked, RunError>
         run: plan.run.clone(),
         folder: setting.folder.path().to_owned(),
         model: plan.job.model.name.clone(),
-        engine: engine_name(plan),
+        engine: engine_of(&plan.job.engine).to_owned(),
         prompts: plan.prompts,
         already: done.count(),
     });
@@ -290,10 +299,11 @@ pub fn errors_beside(out: &Path) -> PathBuf {
     out.with_file_name(format!("{stem}.errors.jsonl"))
 }
 
-fn engine_name(plan: &Plan) -> String {
-    match &plan.job.engine {
-        wire::EngineKind::Native => "native".to_owned(),
-        wire::EngineKind::Echo { .. } => "echo".to_owned(),
-        wire::EngineKind::Server(server) => server.name.clone(),
+/// An engine's name.
+pub fn engine_of(kind: &wire::EngineKind) -> &str {
+    match kind {
+        wire::EngineKind::Native => "native",
+        wire::EngineKind::Echo { .. } => "echo",
+        wire::EngineKind::Server(server) => &server.name,
     }
 }

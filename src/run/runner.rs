@@ -12,20 +12,23 @@ use super::{
     Setting,
     guard::Guard,
     meter::Meter,
+    purse,
     slot::{Held, Slot, Stand},
     state::{Facts, RunState},
     stop::{Ladder, Stop},
+    why::Why,
 };
 use crate::{
-    catalog, clock,
+    catalog::Catalog,
+    clock,
     event::{Event, Events, Progress, SlotPhase},
     leases::{LeaseError, Leases},
     prompts::{Entry, PromptsError, Reader},
     remote::{Pins, RunKey},
-    shards::{Durable, Loss, Queue, ResultsError, Resumed, Said, Say, Sink, Ticket, WorkerId},
+    shards::{Durable, Queue, ResultsError, Resumed, Said, Say, Sink, Ticket, WorkerId},
 };
-use providers::Offer;
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -55,35 +58,6 @@ pub const LEASE_LIMIT: Duration = Duration::from_hours(24);
 
 /// How much longer a lease runs than the run: to finish what was begun, and to give it back.
 pub const LEASE_MARGIN: Duration = Duration::from_mins(10);
-
-/// Why a run's work ended before its end.
-#[derive(Debug, thiserror::Error)]
-pub enum Why {
-    /// Somebody stopped it, or its deadline or budget did.
-    #[error("{0}")]
-    Stopped(String),
-    /// No instance could be had or kept.
-    #[error("no instance could be had: {0}")]
-    NoInstance(String),
-    /// No offer fits.
-    #[error(transparent)]
-    NoOffer(#[from] catalog::NoOffer),
-    /// The work can't be done anywhere.
-    #[error(transparent)]
-    Work(Loss),
-    /// Results can't be kept.
-    #[error(transparent)]
-    Results(#[from] ResultsError),
-    /// Prompts can't be read any more.
-    #[error(transparent)]
-    Prompts(#[from] PromptsError),
-    /// The ledger can't be written.
-    #[error(transparent)]
-    Lease(#[from] LeaseError),
-    /// A bug.
-    #[error("piecework crashed; please report it")]
-    Crashed,
-}
 
 /// What the work came to.
 #[derive(Clone, Debug, Default)]
@@ -141,8 +115,8 @@ pub(super) struct Tools<'a> {
     pub(super) begun: Instant,
 }
 
-/// The answer to a search for an offer for the slot of this number.
-type Quote = (u32, Result<Offer, Why>);
+/// The answer to a search for offers.
+type Quote = Result<Catalog, Why>;
 
 /// Both ends of a channel: one to hand out, one to listen to.
 type Pipe<T> = (Sender<T>, Receiver<T>);
@@ -168,7 +142,12 @@ pub(super) struct Runner<'a> {
     last_loss: Option<String>,
     draining_since: Option<Instant>,
     said: Pipe<(WorkerId, Said)>,
-    quotes: Pipe<Quote>,
+    /// Quotes, each for the slot of this number.
+    quotes: Pipe<(u32, Quote)>,
+    /// Machines and offers that are taken or have failed.
+    avoid: BTreeSet<String>,
+    /// How many offers were gone when they were ordered.
+    gone: u32,
 }
 
 impl<'a> Runner<'a> {
@@ -205,6 +184,8 @@ impl<'a> Runner<'a> {
             draining_since: None,
             said: channel(INBOX),
             quotes: channel(INBOX),
+            avoid: BTreeSet::new(),
+            gone: 0,
         }
     }
 
@@ -288,7 +269,7 @@ impl<'a> Runner<'a> {
         let held = || self.slots.iter().filter_map(Slot::held);
         Facts {
             stop: self.tools.ladder.level(),
-            any_instance: self.slots.iter().any(|slot| !matches!(slot.stand, Stand::Vacant)),
+            any_instance: self.slots.iter().any(Slot::is_busy),
             any_attached: held().any(|held| held.conversation.is_some()),
             any_begun: held().any(|held| 0 < self.queue.load(held.worker)),
             all_done: self.is_done(),
@@ -331,21 +312,17 @@ impl<'a> Runner<'a> {
         self.progress();
         self.see_to_the_guard();
         let plan = &self.tools.setting.plan;
-        let spent = self.leases.books().cost(clock::now());
         let mut limit = |stop: Stop, reason: &str| {
             self.why.get_or_insert_with(|| Why::Stopped(reason.to_owned()));
             self.tools.ladder.raise(stop);
         };
-        if plan.deadline.unwrap_or(LEASE_LIMIT) <= self.tools.begun.elapsed() {
+        if plan.deadline <= self.tools.begun.elapsed() {
             limit(Stop::Drain, "the deadline has come");
         }
-        // A budget of nothing is kept by what costs nothing.
-        if let Some(budget) = plan.budget.filter(|_| 0 < spent.0) {
-            if budget.0 * 95 / 100 <= spent.0 {
-                limit(Stop::Drain, "the budget is spent");
-            }
-            if budget <= spent {
-                limit(Stop::Kill, "the budget is spent");
+        if let Some(budget) = plan.budget {
+            let verdict = purse::verdict(self.leases.books(), budget, clock::now());
+            if verdict != Stop::No {
+                limit(verdict, "the budget is spent");
             }
         }
         if self.draining_since.is_some_and(|since| DRAIN_LIMIT <= since.elapsed()) {

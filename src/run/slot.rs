@@ -1,7 +1,10 @@
 //! One of a run's machines: where it stands, and how many prompts it is kept supplied with.
 
 use super::meter::Meter;
-use crate::shards::{Say, Ticket, WorkerId};
+use crate::{
+    choose::Listed,
+    shards::{Say, Ticket, WorkerId},
+};
 use providers::Label;
 use std::collections::VecDeque;
 use tokio::{sync::mpsc::UnboundedSender, task::AbortHandle};
@@ -18,8 +21,10 @@ const BOUNDS: (usize, usize) = (32, 20_000);
 pub(super) enum Stand {
     /// An offer is being looked for.
     Quoting,
-    /// It was ordered.
-    Renting(Label),
+    /// This offer was ordered.
+    Renting(Label, Box<Listed>),
+    /// It was ordered, and can't be told to be there or not. It is being looked for.
+    Unclear(Label),
     /// It is ours.
     Held(Box<Held>),
     /// It is given up, and not replaced.
@@ -61,17 +66,22 @@ pub(super) struct Slot {
 }
 
 impl Slot {
+    /// Whether it has a machine, or may have one soon.
+    pub(super) fn is_busy(&self) -> bool {
+        !matches!(self.stand, Stand::Vacant)
+    }
+
     pub(super) fn held(&self) -> Option<&Held> {
         match &self.stand {
             Stand::Held(held) => Some(held),
-            Stand::Quoting | Stand::Renting(_) | Stand::Vacant => None,
+            Stand::Quoting | Stand::Renting(..) | Stand::Unclear(_) | Stand::Vacant => None,
         }
     }
 
     pub(super) fn held_mut(&mut self) -> Option<&mut Held> {
         match &mut self.stand {
             Stand::Held(held) => Some(held),
-            Stand::Quoting | Stand::Renting(_) | Stand::Vacant => None,
+            Stand::Quoting | Stand::Renting(..) | Stand::Unclear(_) | Stand::Vacant => None,
         }
     }
 }

@@ -6,21 +6,24 @@
 
 use super::WorkerId;
 use crate::{
+    clock,
     event::SlotPhase,
     label::RunId,
     leases::describe,
-    ready::{NotReady, ready},
+    ready::{NotReady, Ready, ready},
     remote::{
         Dial, InstallError, Patience, Pins, RemoteError, RunKey, Session, Stdin, install, quote,
         under_sh,
     },
+    template::WATCHDOG_STATE,
 };
-use providers::{Instance, Label, Marketplace};
+use jiff::Timestamp;
+use providers::{Instance, Label, Marketplace, UsdPerHour};
 use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio::{
     sync::mpsc::{Sender, UnboundedReceiver},
     task::JoinHandle,
-    time::{Instant, sleep, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 use wire::{
     CodecError, Completion, EngineFacts, FrameReader, FrameWriter, Job, Phase, Prompt, Status,
@@ -41,6 +44,9 @@ const SILENCE: Duration = Duration::from_mins(1);
 const CRASHES: u32 = 6;
 const SOON: Duration = Duration::from_secs(30);
 
+/// How often an instance is told that it is needed.
+const RENEW_EVERY: Duration = Duration::from_secs(15);
+
 /// Bytes of prompts that go into one message.
 const BATCH_BYTES: usize = 1 << 20;
 
@@ -58,6 +64,8 @@ pub enum Say {
     },
     /// What isn't begun is to be given up.
     Drain,
+    /// The instance may be kept until then.
+    Lease(Timestamp),
 }
 
 /// What the runner is told.
@@ -65,6 +73,11 @@ pub enum Say {
 pub enum Said {
     /// The instance is at something.
     Phase(SlotPhase),
+    /// The marketplace says that the instance runs.
+    Up {
+        /// What an hour of it costs, where the marketplace tells.
+        price: Option<UsdPerHour>,
+    },
     /// A conversation has begun. Whatever was said before and isn't in `held` or answered soon
     /// must be said again.
     Attached {
@@ -131,6 +144,10 @@ pub struct Talk {
     pub pins: Arc<Pins>,
     /// The worker's binary, on this computer.
     pub worker: PathBuf,
+    /// Until when the instance may be kept.
+    pub expires: Timestamp,
+    /// Whether it was started with a watchdog, which must be armed before it gets any prompt.
+    pub watched: bool,
 }
 
 /// Why a conversation ended.
@@ -146,6 +163,8 @@ enum Broken {
     Codec(#[from] CodecError),
     #[error("the worker can't be started: {0}")]
     Start(String),
+    #[error("its watchdog isn't armed: {0}")]
+    Unarmed(String),
     #[error("the worker hung up")]
     HungUp,
     #[error("the worker is silent")]
@@ -172,6 +191,7 @@ impl Broken {
             Self::Install(InstallError::Local { .. }) => Some(Loss::Work(describe(self))),
             Self::Install(InstallError::Checksum)
             | Self::Codec(_)
+            | Self::Unarmed(_)
             | Self::HungUp
             | Self::Silent
             | Self::Unheard => None,
@@ -183,7 +203,8 @@ impl Broken {
 /// Talks to a worker until its instance is lost or nobody listens any more.
 pub async fn talk(talk: Talk, orders: UnboundedReceiver<Say>, said: Sender<(WorkerId, Said)>) {
     let (alive, begun) = (Instant::now(), Instant::now());
-    let talker = Talker { talk, orders, said, conversation: 0, path: None, alive, begun };
+    let (path, up, armed) = (None, false, false);
+    let talker = Talker { talk, orders, said, conversation: 0, path, up, armed, alive, begun };
     talker.run().await;
 }
 
@@ -194,6 +215,10 @@ struct Talker {
     conversation: u64,
     /// Where the worker's binary is, once it is there.
     path: Option<String>,
+    /// Whether the marketplace has ever said that it runs.
+    up: bool,
+    /// Whether its watchdog was found to be armed.
+    armed: bool,
     /// When the instance was last talked to.
     alive: Instant,
     /// When the last conversation began.
@@ -244,7 +269,12 @@ impl Talker {
             self.tell(Said::Phase(SlotPhase::Booting)).await?;
         }
         // Asked anew each time, as an address may change, and an instance may be gone.
-        let endpoint = ready(&*self.talk.market, &self.talk.instance.id).await?;
+        let Ready { endpoint, price } = ready(&*self.talk.market, &self.talk.instance.id).await?;
+        if !self.up {
+            // From here on it can be out of reach; before it was only not there yet.
+            (self.up, self.alive) = (true, Instant::now());
+            self.tell(Said::Up { price }).await?;
+        }
         if self.conversation == 0 {
             self.tell(Said::Phase(SlotPhase::Connecting)).await?;
         }
@@ -256,6 +286,7 @@ impl Talker {
             patience: Patience::default(),
         };
         let session = dial.connect().await?;
+        self.see_to_the_watchdog(&session).await?;
         let path = self.install(&session).await?;
         let (path, folder) = (quote(&path), format!("\"$HOME/.piecework/{}\"", self.talk.run));
         let start = under_sh(&format!("exec {path} start --folder {folder}"));
@@ -300,6 +331,19 @@ impl Talker {
         ended
     }
 
+    /// Asks the watchdog whether it could end the instance. It is there before anything of ours,
+    /// and what could be left behind without it isn't used.
+    async fn see_to_the_watchdog(&mut self, session: &Session) -> Result<(), Broken> {
+        if !self.talk.watched || self.armed {
+            return Ok(());
+        }
+        let asked = session.run(&under_sh(&format!("cat {WATCHDOG_STATE}")), b"").await?;
+        let said = String::from_utf8_lossy(&asked.stdout);
+        let state = said.split_whitespace().next().unwrap_or("it doesn't run");
+        self.armed = state == "armed";
+        if self.armed { Ok(()) } else { Err(Broken::Unarmed(state.to_owned())) }
+    }
+
     async fn install(&mut self, session: &Session) -> Result<String, Broken> {
         if let Some(path) = &self.path {
             return Ok(path.clone());
@@ -320,10 +364,13 @@ impl Talker {
         mut writer: FrameWriter<Stdin>,
         mut ear: JoinHandle<Result<(), Broken>>,
     ) -> Result<(), Broken> {
+        let mut renewal = interval(RENEW_EVERY);
+        renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let order = tokio::select! {
                 ended = &mut ear => return ended.unwrap_or(Err(Broken::HungUp)),
                 order = self.orders.recv() => order,
+                _ = renewal.tick() => Some(Say::Lease(self.talk.expires)),
             };
             let Some(order) = order else {
                 ear.abort();
@@ -336,6 +383,10 @@ impl Talker {
                 }
                 Say::Forget { .. } => Ok(()),
                 Say::Drain => writer.send(&ToWorker::Drain).await,
+                Say::Lease(expires) => {
+                    let seconds = clock::between(clock::now(), expires).as_secs();
+                    writer.send(&ToWorker::Lease { seconds }).await
+                }
             };
             if let Err(error) = sent {
                 ear.abort();

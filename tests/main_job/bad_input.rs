@@ -92,7 +92,7 @@ fn a_marketplace_that_is_unknown_is_named() {
         refused(&user, &[&["run", "prompts.jsonl", "--provider", "amazon"], &ECHO[..]].concat(), 2);
     insta::assert_snapshot!(told, @r"
         error: there is no marketplace `amazon`
-        hint: there is local
+        hint: there is local, vast, runpod, lambda, verda, shadeform, prime
         ");
 }
 

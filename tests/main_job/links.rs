@@ -13,6 +13,9 @@ use piecework::{
     prompts::{Input, Options, Source, survey},
     run::{Home, Ladder, NewPlan, Plan, Setting, run},
     shards::OutFormat,
+    shortlist::Search,
+    template::Patience,
+    wish::Wish,
 };
 use providers::{
     Capabilities, Endpoint, Instance, InstanceId, InstanceState, Local, Marketplace, Need, Offer,
@@ -117,11 +120,10 @@ async fn run_cut_every(folder: &Path, prompts: usize, period: Option<Duration>) 
             seed: 0,
             defaults: "{}".into(),
         },
-        provider: "local".into(),
+        search: Search { providers: vec!["local".into()], wish: Wish::default(), task: None },
         machines: 1,
-        ceiling: None,
         budget: None,
-        deadline: None,
+        deadline: Duration::from_hours(1),
         out: Some(folder.join("out.jsonl")),
         out_format: OutFormat::default(),
     };
@@ -134,6 +136,8 @@ async fn run_cut_every(folder: &Path, prompts: usize, period: Option<Duration>) 
         worker: Path::new(program).with_file_name("piecework-worker"),
         retry_failed: false,
         survey: Some(survey),
+        shape: None,
+        patience: Patience::default(),
     };
     let running = run(setting, Events::unheard(), Ladder::default());
     tokio::pin!(running);

@@ -1,13 +1,20 @@
-//! The main job on this computer, by the real program and the real worker with its echo.
+//! The main job, by the real program and the real worker with its echo: on this computer, and on
+//! machines rented at marketplaces that answer as the real ones do.
 
 mod bad_input;
 mod interrupts;
 mod kills;
 mod links;
+mod marketplaces;
+mod prices;
+mod watchdog;
 mod whole;
 
 #[path = "../support/program.rs"]
 mod program;
+
+#[path = "../support/cloud.rs"]
+mod cloud;
 
 #[path = "../support/proxy.rs"]
 mod proxy;

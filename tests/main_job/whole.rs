@@ -43,9 +43,8 @@ fn a_run_says_what_it_does_and_what_it_costs() {
             --- stdout
             --- stderr
             20 prompts, 660 B, for echo
-            renting [COMPUTER], this computer from local at $0.0000/h
             run [RUN]: 20 prompts, echo, echo engine
-            machine 0: being rented
+            machine 0: renting [COMPUTER], this computer from local at $0.0000/h
             machine 0: rented, [INSTANCE]
             machine 0: booting
             machine 0: connecting
@@ -129,7 +128,7 @@ fn events_are_told_as_json() {
     story.retain(|event| !matches!(*event, "progress" | "phase"));
     assert_eq!(
         story,
-        ["offer_chosen", "run_started", "rented", "settling", "released", "ordering", "finished"]
+        ["run_started", "offer_chosen", "rented", "settling", "released", "ordering", "finished"]
     );
     let last = events.last().expect("there are some");
     assert_eq!(

@@ -4,7 +4,7 @@ use crate::server::Server;
 use serde::{Deserialize, Serialize};
 
 /// The version of these messages. Two sides with different versions do not talk.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// What the controller says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +29,12 @@ pub enum ToWorker {
     Drain,
     /// Ends the worker.
     Quit,
+    /// The machine is needed, and is paid for. Said every few seconds, for a machine that hears
+    /// nothing ends itself.
+    Lease {
+        /// How many seconds from now it may be kept at most.
+        seconds: u64,
+    },
 }
 
 /// What the worker says.

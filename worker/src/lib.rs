@@ -20,3 +20,4 @@ pub mod native;
 pub mod serve;
 pub mod server;
 pub mod spool;
+pub mod watchdog;

@@ -7,11 +7,13 @@ use crate::{
     bring_up::{News, Running, bring_up},
     conversation::{Arrival, Conversation, Heard},
     spool::{Spool, SpoolError},
+    watchdog,
 };
 use std::{
     collections::{BTreeSet, VecDeque},
     future::pending,
     io,
+    path::Path,
     sync::atomic::Ordering::Relaxed,
     time::Duration,
 };
@@ -186,6 +188,11 @@ impl Worker {
                     self.held.remove(index);
                 }
                 self.to_say.push_back(ToController::GivenUp(given_up));
+            }
+            ToWorker::Lease { seconds } => {
+                let left = Duration::from_secs(seconds);
+                // What can't be told now is told in a few seconds; until then it ends too early.
+                drop(watchdog::renew(Path::new(watchdog::FOLDER), left));
             }
             // The same work again is no news, a second hello has no meaning, and a quit never
             // gets here.

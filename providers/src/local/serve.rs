@@ -39,6 +39,11 @@ const HELD_PACKETS: usize = 1024;
 /// `folder` is what [`Local`](super::Local) handed to this process. Everything a client starts
 /// runs in it, and ends with it. Fails if the folder isn't one, or nothing can be served.
 pub async fn serve_local_instance(folder: &Path) -> io::Result<()> {
+    serve_with_host_key(folder, None).await
+}
+
+/// The same, showing the host key in the file `planted` as soon as there is one.
+pub(crate) async fn serve_with_host_key(folder: &Path, planted: Option<&Path>) -> io::Result<()> {
     // Fails only for a process that leads its own group, which no terminal can interrupt either.
     let _ = rustix::process::setsid();
     // A renter under `nohup` ignores SIGHUP, and so would all that we start. What is caught is back
@@ -48,7 +53,10 @@ pub async fn serve_local_instance(folder: &Path) -> io::Result<()> {
     // This also fails if the instance was released before it began.
     folder.set_process(ProcessId::current()?)?;
     let guests = PublicKey::from_openssh(&folder.public_key()?).map_err(io::Error::other)?;
-    let config = Arc::new(config()?);
+    let own_key =
+        PrivateKey::random(&mut rand::rng(), Algorithm::Ed25519).map_err(io::Error::other)?;
+    let mut config = Arc::new(config(own_key));
+    let mut planted = planted;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     folder.set_port(listener.local_addr()?.port())?;
     let mut look = interval(LOOK);
@@ -59,6 +67,10 @@ pub async fn serve_local_instance(folder: &Path) -> io::Result<()> {
                 // One that was gone before it was taken is no reason to stop.
                 let Ok((stream, _)) = connection else { continue };
                 let guest = Guest::new(guests.clone(), folder.path().to_owned());
+                if let Some(key) = planted.and_then(|path| PrivateKey::read_openssh_file(path).ok())
+                {
+                    (config, planted) = (Arc::new(self::config(key)), None);
+                }
                 tokio::spawn(serve(Arc::clone(&config), stream, guest));
             }
             _ = look.tick() => if folder.is_over() { break },
@@ -82,10 +94,8 @@ async fn serve(config: Arc<server::Config>, stream: TcpStream, guest: Guest) {
     }
 }
 
-fn config() -> io::Result<server::Config> {
-    let host_key =
-        PrivateKey::random(&mut rand::rng(), Algorithm::Ed25519).map_err(io::Error::other)?;
-    Ok(server::Config {
+fn config(host_key: PrivateKey) -> server::Config {
+    server::Config {
         methods: MethodSet::from(&[MethodKind::PublicKey][..]),
         keys: vec![host_key],
         // Only this computer can knock, and it may knock often.
@@ -100,7 +110,7 @@ fn config() -> io::Result<server::Config> {
             ..Preferred::DEFAULT
         },
         ..server::Config::default()
-    })
+    }
 }
 
 /// One connection.

@@ -3,7 +3,7 @@
 use super::Runner;
 use crate::{
     run::{
-        slot::{Held, Slot, Stand, portion},
+        slot::{Held, Slot, portion},
         stop::Stop,
     },
     shards::Say,
@@ -21,7 +21,7 @@ impl Runner<'_> {
         }
         let all_bytes = self.held_bytes();
         // Those still on their way will want their share.
-        let sharers = self.slots.iter().filter(|slot| !matches!(slot.stand, Stand::Vacant)).count();
+        let sharers = self.slots.iter().filter(|slot| slot.is_busy()).count();
         let linked = |held: &&mut Held| held.conversation.is_some();
         let workers = self.slots.iter_mut().filter_map(Slot::held_mut).filter(linked).count();
         let counts = self.queue.counts();

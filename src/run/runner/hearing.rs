@@ -1,14 +1,15 @@
 //! What workers say, and what becomes of answers: into the sink, and forgotten once they are on disk.
 
-use super::{Runner, Why};
+use super::{Runner, renting::is_dearer};
 use crate::{
     event::{Event, SlotPhase},
     prompts::{Entry, PromptsError},
     run::{
         slot::{Ack, Slot},
         stop::Stop,
+        why::Why,
     },
-    shards::{Cause, Finish, Item, Record, Said, Say, WorkerId},
+    shards::{Cause, Finish, Item, Loss, Record, Said, Say, WorkerId},
 };
 use std::time::Instant;
 use wire::{Completion, Outcome};
@@ -24,6 +25,16 @@ impl Runner<'_> {
         let held = self.slots[at].held_mut().expect("it was just found");
         match said {
             Said::Phase(phase) => self.phase(number, phase),
+            Said::Up { price } => {
+                let quoted = self.leases.books().lease(&held.label).map(|l| l.terms.price);
+                if let Some((price, quoted)) = price.zip(quoted)
+                    && is_dearer(price, quoted)
+                {
+                    // Nothing was agreed to at this price.
+                    let dearer = Why::Dearer { quoted, price }.to_string();
+                    self.lose(at, Loss::Instance(dearer))?;
+                }
+            }
             Said::Attached { conversation, held: kept } => {
                 held.conversation = Some(conversation);
                 // Whatever it answered before comes again in this conversation.

@@ -1,22 +1,42 @@
 //! Machines: looking for one, ordering it, talking to it, and giving it up.
 
-use super::{ATTEMPTS, AbortOnDrop, LEASE_LIMIT, LEASE_MARGIN, Runner, Why};
+use super::{ATTEMPTS, AbortOnDrop, LEASE_MARGIN, Quote, Runner};
 use crate::{
-    catalog, clock,
+    catalog::{self, Catalog},
+    choose::{Listed, in_words},
+    clock,
     event::{Event, SlotPhase},
     label::Stamp,
     leases::{LeaseError, News, describe},
     ledger::Terms,
+    model::Weights,
     run::{
+        Setting, engine_of,
         meter::Meter,
+        purse,
         slot::{Held, Slot, Stand},
         stop::Stop,
+        why::{NoOffer, Why},
     },
     shards::{Loss, Said, Talk, WorkerId, talk},
+    shortlist,
+    template::Machine,
 };
-use providers::{Instance, Label, Offer, Order};
+use providers::{ErrorKind, Instance, Label, Offer, Order, Rental, Usd, UsdPerHour};
 use std::{collections::VecDeque, time::Duration};
 use tokio::{sync::mpsc::unbounded_channel, time::sleep};
+
+/// How many offers may turn out to be gone before that counts as a failure.
+const GONE_OFFERS: u32 = 20;
+
+/// How many hundredths dearer than it was quoted an instance may be.
+const TOLERANCE: u64 = 2;
+
+/// For a shorter time than this nothing is rented: it would be over before the first answer.
+const SHORTEST_LEASE: Duration = Duration::from_mins(2);
+
+/// Gigabytes of an image, and of all else that isn't told.
+const IMAGE_GB: u64 = 12;
 
 impl Runner<'_> {
     /// Takes over what an earlier session rented, and gives back what is of no use.
@@ -50,80 +70,193 @@ impl Runner<'_> {
         };
         slot.stand = Stand::Quoting;
         let pause = Duration::from_secs(1) * slot.attempt;
-        let plan = &self.tools.setting.plan;
-        let market = self.tools.setting.markets.get(&plan.provider).cloned();
-        let (provider, ceiling) = (plan.provider.clone(), plan.ceiling);
+        let setting = self.tools.setting;
+        let search = &setting.plan.search;
+        let markets = setting.markets.only(&search.providers).map_err(str::to_owned);
+        let need = search.need(setting.shape.as_ref());
         let quotes = self.quotes.0.clone();
         tokio::spawn(async move {
             sleep(pause).await;
-            let quote = match market {
-                None => Err(LeaseError::NoMarket(provider).into()),
-                Some(market) => {
-                    catalog::quote(&*market, ceiling).await.map_err(|error| match error {
-                        catalog::QuoteError::NoOffer(none) => Why::NoOffer(none),
-                        catalog::QuoteError::Market(error) => Why::Lease(error.into()),
-                    })
-                }
+            let quote = match markets {
+                Err(name) => Err(LeaseError::NoMarket(name).into()),
+                Ok(markets) => Ok(catalog::ask(&markets, &need, catalog::PATIENCE).await),
             };
             drop(quotes.send((number, quote)).await);
         });
     }
 
-    /// Orders the offer that was found for a slot.
-    pub(super) fn order(&mut self, number: u32, quote: Result<Offer, Why>) -> Result<(), Why> {
-        let offer = match quote {
-            Ok(offer) => offer,
+    /// Orders the best offer that was found for a slot.
+    pub(super) fn order(&mut self, number: u32, quote: Quote) -> Result<(), Why> {
+        let offer = match quote.and_then(|catalog| self.best(catalog)) {
+            Ok(listed) => listed,
             Err(why) => return self.not_rented(number, why),
         };
         let stopped = self.tools.ladder.level() != Stop::No;
-        let setting = self.tools.setting;
-        let Some(slot) = self.slots.iter_mut().find(|slot| slot.number == number) else {
-            return Ok(());
-        };
         if stopped {
-            slot.stand = Stand::Vacant;
+            self.stand(number, Stand::Vacant);
             return Ok(());
         }
-        // It is over some time after the run has been told to stop.
-        let time = setting.plan.deadline.unwrap_or(LEASE_LIMIT) + LEASE_MARGIN;
-        let expires = clock::after(clock::now(), time);
-        let stamp = Stamp::new(&setting.owner, &setting.plan.run, number, slot.attempt, expires);
-        let label = stamp.label();
-        let terms = Terms {
-            provider: setting.plan.provider.clone(),
-            offer: offer.id.clone(),
-            price: offer.price,
-            worst: offer.price.over(time),
-            expires,
+        let order = match self.draw_up(number, offer) {
+            Ok(order) => order,
+            Err(why) => return self.not_rented(number, why),
         };
-        let mut order = Order::new(offer, label.clone(), self.tools.key.public_line());
-        order.expires = Some(clock::to_system(expires));
+        let (listed, order, terms) = order;
+        let label = order.label.clone();
+        self.tools.events.send(Event::OfferChosen {
+            slot: number,
+            provider: listed.market.clone(),
+            what: in_words(&listed.offer),
+            price: listed.offer.price,
+        });
+        if listed.offer.machine.is_some() {
+            // It can be rented once, and once it has failed it isn't wanted again.
+            self.avoid.insert(shortlist::key(&listed));
+        }
         self.leases.order(order, terms)?;
-        slot.stand = Stand::Renting(label);
+        self.stand(number, Stand::Renting(label, Box::new(listed)));
         self.phase(number, SlotPhase::Renting);
         Ok(())
     }
 
+    /// The best of what the marketplaces have now.
+    fn best(&self, catalog: Catalog) -> Result<Listed, Why> {
+        let setting = self.tools.setting;
+        let plan = &setting.plan;
+        let answered = catalog.answered;
+        let silence = catalog.failed.into_iter().next();
+        let counts = self.queue.counts();
+        let prompts = plan.prompts.saturating_sub(counts.done) / u64::from(plan.machines.max(1));
+        let model = &plan.job.model.name;
+        let (picks, unlike) = plan.search.shortlist(
+            catalog.listed,
+            setting.shape.as_ref(),
+            model,
+            prompts.max(1),
+            &self.avoid,
+        );
+        match (picks.into_iter().next(), silence) {
+            (Some(pick), _) => Ok(pick.listed),
+            (None, Some(silence)) if answered == 0 => Err(Why::Silence(silence)),
+            (None, _) => {
+                let why = unlike.into_iter().next().map(|(_, why)| why);
+                Err(NoOffer { providers: plan.search.providers.clone(), why }.into())
+            }
+        }
+    }
+
+    /// An order for this offer, and what it may come to.
+    fn draw_up(&mut self, number: u32, listed: Listed) -> Result<(Listed, Order, Terms), Why> {
+        let setting = self.tools.setting;
+        let (plan, offer) = (&setting.plan, &listed.offer);
+        let now = clock::now();
+        // It is over some time after the run has been told to stop.
+        let mut time = plan.deadline.saturating_sub(self.tools.begun.elapsed()) + LEASE_MARGIN;
+        let traffic = traffic(offer, setting);
+        if let Some(budget) = plan.budget {
+            let waiting = |slot: &&Slot| matches!(slot.stand, Stand::Vacant | Stand::Quoting);
+            let sharers = self.slots.iter().filter(waiting).count().max(1);
+            let left = purse::left(self.leases.books(), budget, now);
+            let share = Usd(left.0 / sharers as u64);
+            let lasts = purse::time_for(share, offer.price, offer.billing, traffic);
+            if lasts < SHORTEST_LEASE && offer.price.0 != 0 {
+                return Err(Why::Budget { left, price: offer.price });
+            }
+            time = time.min(lasts);
+        }
+        let expires = clock::after(now, time);
+        let attempt = self.slots.iter().find(|slot| slot.number == number).map_or(0, |s| s.attempt);
+        let label = Stamp::new(&setting.owner, &plan.run, number, attempt, expires).label();
+        let market = setting.markets.get(&listed.market);
+        let market = market.ok_or_else(|| LeaseError::NoMarket(listed.market.clone()))?;
+        let capabilities = market.capabilities();
+        let machine = Machine {
+            capabilities: &capabilities,
+            host: offer.host,
+            engine: engine_of(&plan.job.engine),
+            disk: plan.search.disk(setting.shape.as_ref()),
+            expires,
+            patience: setting.patience,
+        };
+        let host_key = machine.takes_host_key().then(|| self.tools.pins.plant(&label)).transpose();
+        let host_key = host_key.map_err(|error| Why::HostKeys(error.to_string()))?;
+        let mut order = Order::new(offer.clone(), label, self.tools.key.public_line());
+        order.setup = machine.setup(host_key.as_deref())?;
+        order.expires = Some(clock::to_system(expires));
+        if let Rental::Interruptible { floor } = offer.rental {
+            // What it costs now, and not more: outbid, it is cheaper to take another.
+            order.bid = Some(floor.max(offer.price));
+        }
+        let terms = Terms {
+            provider: listed.market.clone(),
+            offer: offer.id.clone(),
+            machine: offer.machine.clone(),
+            price: offer.price,
+            billing: offer.billing,
+            worst: Usd(offer.price.over(offer.billing.charged(time)).0 + traffic.0),
+            expires,
+        };
+        Ok((listed, order, terms))
+    }
+
     /// What became of an order, or of a release.
     pub(super) fn learn(&mut self, news: News) -> Result<(), Why> {
-        let News::Rented(label, answer) = news else {
+        let (label, answer) = match news {
+            News::Rented(label, answer) => (label, answer),
+            News::Released(label) => {
+                let cleared =
+                    |slot: &&Slot| matches!(&slot.stand, Stand::Unclear(l) if *l == label);
+                let number = self.slots.iter().find(cleared).map(|slot| slot.number);
+                if let Some(number) = number {
+                    self.try_again(number);
+                }
+                return Ok(());
+            }
+        };
+        let is_for = |slot: &Slot| matches!(&slot.stand, Stand::Renting(l, _) if *l == label);
+        let Some(at) = self.slots.iter().position(is_for) else {
             return Ok(());
         };
-        let is_for = |slot: &&Slot| matches!(&slot.stand, Stand::Renting(l) if *l == label);
-        let Some(number) = self.slots.iter().find(is_for).map(|slot| slot.number) else {
+        let number = self.slots[at].number;
+        let Stand::Renting(_, listed) = std::mem::replace(&mut self.slots[at].stand, Stand::Vacant)
+        else {
             return Ok(());
         };
         match answer {
             Ok(instance) => {
                 let id = instance.id.clone();
                 self.tools.events.send(Event::Rented { slot: number, label: label.clone(), id });
+                let quoted = listed.offer.price;
+                if let Some(price) = instance.price.filter(|price| is_dearer(*price, quoted)) {
+                    // Nothing was agreed to at this price.
+                    self.avoid.insert(shortlist::key(&listed));
+                    self.leases.release(&label)?;
+                    return self.not_rented(number, Why::Dearer { quoted, price });
+                }
                 self.hold(number, label, *instance)
             }
             Err(error) => {
-                // Perhaps there is an instance all the same.
-                self.leases.release(&label)?;
+                if matches!(&error, LeaseError::Market(e) if e.kind == ErrorKind::OfferGone) {
+                    self.avoid.insert(shortlist::key(&listed));
+                }
+                let owed = self.leases.books().owed().any(|(owed, _)| *owed == label);
+                if owed {
+                    // Perhaps there is an instance all the same: until that is known, nothing else
+                    // is rented in its place.
+                    self.leases.release(&label)?;
+                    self.stand(number, Stand::Unclear(label));
+                    let reason = describe(&error);
+                    self.tools.events.send(Event::Lost { slot: number, reason: reason.clone() });
+                    self.last_loss = Some(reason);
+                    return Ok(());
+                }
                 self.not_rented(number, error.into())
             }
+        }
+    }
+
+    fn stand(&mut self, number: u32, stand: Stand) {
+        if let Some(slot) = self.slots.iter_mut().find(|slot| slot.number == number) {
+            slot.stand = stand;
         }
     }
 
@@ -135,10 +268,16 @@ impl Runner<'_> {
         instance: Instance,
     ) -> Result<(), Why> {
         let setting = self.tools.setting;
-        let provider = self.leases.books().lease(&label).map(|lease| lease.terms.provider.clone());
-        let provider = provider.unwrap_or_default();
+        let terms = self.leases.books().lease(&label).map(|lease| lease.terms.clone());
+        let Some(Terms { provider, machine, expires, .. }) = terms else {
+            return Ok(());
+        };
         let market = setting.markets.get(&provider).cloned();
-        let market = market.ok_or(LeaseError::NoMarket(provider))?;
+        let market = market.ok_or_else(|| LeaseError::NoMarket(provider.clone()))?;
+        let capabilities = market.capabilities();
+        let watched = capabilities.start_script != 0 && capabilities.self_release.is_some();
+        // Also where an earlier session rented it.
+        self.avoid.extend(machine.map(|machine| format!("{provider} machine {machine}")));
         self.workers += 1;
         let worker = WorkerId(self.workers);
         let (orders, inbox) = unbounded_channel();
@@ -154,6 +293,8 @@ impl Runner<'_> {
                 key: self.tools.key.clone(),
                 pins: self.tools.pins.clone(),
                 worker: setting.worker.clone(),
+                expires,
+                watched,
             },
             inbox,
             self.said.0.clone(),
@@ -186,28 +327,45 @@ impl Runner<'_> {
     }
 
     /// Tries again for a slot that got no instance, or leaves it vacant.
-    pub(super) fn not_rented(&mut self, number: u32, why: Why) -> Result<(), Why> {
-        let others = self.slots.iter().any(|slot| slot.number != number && slot.held().is_some());
+    fn not_rented(&mut self, number: u32, why: Why) -> Result<(), Why> {
         if let Why::Lease(LeaseError::Ledger(_)) = why {
             return Err(why);
         }
+        let others = self.slots.iter().any(|slot| slot.number != number && slot.is_busy());
+        // What would fail again for each slot; the last to hear of it says so.
+        let is_final = matches!(
+            why,
+            Why::NoOffer(_) | Why::Budget { .. } | Why::Template(_) | Why::HostKeys(_)
+        ) || matches!(&why, Why::Lease(LeaseError::Market(error))
+                if matches!(error.kind, ErrorKind::Unauthorized | ErrorKind::OutOfFunds));
+        let gone = matches!(&why, Why::Lease(LeaseError::Market(error))
+            if error.kind == ErrorKind::OfferGone);
         let reason = describe(&why);
         self.tools.events.send(Event::Lost { slot: number, reason: reason.clone() });
         self.last_loss = Some(reason);
-        let Some(slot) = self.slots.iter_mut().find(|slot| slot.number == number) else {
-            return Ok(());
-        };
-        slot.attempt += 1;
-        slot.stand = Stand::Vacant;
-        if let Why::NoOffer(_) = why
-            && !others
-        {
-            return Err(why);
+        self.stand(number, Stand::Vacant);
+        if is_final {
+            return if others { Ok(()) } else { Err(why) };
         }
-        if slot.attempt < ATTEMPTS && self.tools.ladder.level() == Stop::No {
+        // Offers spoil within seconds, and another is at hand.
+        self.gone += u32::from(gone);
+        if gone && self.gone < GONE_OFFERS {
             self.seek(number);
+            return Ok(());
         }
+        self.try_again(number);
         Ok(())
+    }
+
+    /// Looks for another offer, unless it was tried often enough.
+    fn try_again(&mut self, number: u32) {
+        self.stand(number, Stand::Vacant);
+        if let Some(slot) = self.slots.iter_mut().find(|slot| slot.number == number) {
+            slot.attempt += 1;
+            if slot.attempt < ATTEMPTS && self.tools.ladder.level() == Stop::No {
+                self.seek(number);
+            }
+        }
     }
 
     /// Gives up a machine, and looks for another unless that would fail as well.
@@ -227,14 +385,24 @@ impl Runner<'_> {
         match loss {
             Loss::Work(_) | Loss::Fenced if !anybody_works => return Err(Why::Work(loss)),
             Loss::Work(_) | Loss::Fenced => {}
-            Loss::Instance(_) => {
-                let slot = &mut self.slots[at];
-                slot.attempt += 1;
-                if slot.attempt < ATTEMPTS && self.tools.ladder.level() == Stop::No {
-                    self.seek(number);
-                }
-            }
+            Loss::Instance(_) => self.try_again(number),
         }
         Ok(())
     }
+}
+
+/// Whether a price is more than the tolerance above the one that was quoted.
+pub(super) fn is_dearer(price: UsdPerHour, quoted: UsdPerHour) -> bool {
+    quoted.0.saturating_mul(100 + TOLERANCE) < price.0.saturating_mul(100)
+}
+
+/// What the traffic of a machine may cost at most: image and model in, all prompts in and all
+/// answers out, and as much again for what is sent twice.
+fn traffic(offer: &Offer, setting: &Setting) -> Usd {
+    let model = setting.shape.as_ref().map_or(0, |shape| shape.weight_bytes(Weights::Bf16));
+    let prompts = setting.survey.as_ref().map_or(0, |survey| survey.bytes);
+    let gb = |bytes: u64| bytes.div_ceil(1_000_000_000);
+    let inbound = offer.traffic.inbound.0.saturating_mul(gb(model + 2 * prompts) + IMAGE_GB);
+    let outbound = offer.traffic.outbound.0.saturating_mul(gb(2 * prompts) + 1);
+    Usd(inbound.saturating_add(outbound))
 }

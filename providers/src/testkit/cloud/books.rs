@@ -4,7 +4,7 @@ use super::{
     fault::Mishap,
     rental::{Ender, Rental, Wish},
 };
-use crate::{Usd, UsdPerHour};
+use crate::{Billing, Usd, UsdPerHour};
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, time::SystemTime};
 
@@ -85,6 +85,8 @@ pub(super) struct Books {
     pub(super) mishap: Option<Mishap>,
     /// Whether rentals have real machines, which take their time.
     pub(super) machines: bool,
+    /// How time becomes money here.
+    pub(super) billing: Billing,
 }
 
 impl Books {
@@ -247,7 +249,7 @@ impl Books {
     /// All of it, for people and tests.
     pub(super) fn to_json(&self) -> Value {
         let rentals: Vec<_> =
-            self.rentals.iter().map(|rental| rental.to_json(self.machines)).collect();
+            self.rentals.iter().map(|rental| rental.to_json(self.machines, self.billing)).collect();
         let disks: Vec<_> = self.disks.iter().map(Disk::to_json).collect();
         let all = || rentals.iter().chain(&disks);
         json!({

@@ -2,7 +2,7 @@
 //! and one folder that it may write to.
 
 use super::Machines;
-use crate::serve_local_instance;
+use crate::local::serve_with_host_key;
 use std::{
     env,
     ffi::OsString,
@@ -11,6 +11,9 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
+
+/// Where a start script may plant the host key, as on any machine with OpenSSH.
+const HOST_KEY: &str = "/etc/ssh/ssh_host_ed25519_key";
 
 /// With bubblewrap: `$1` is the program, `$3` the script, `$4` the folder.
 const BUBBLEWRAP: &str = r#"
@@ -21,6 +24,7 @@ IFS='
 for path in $FAKECLOUD_SHARED; do set -- --ro-bind "$path" "$path" "$@"; done
 set -- --ro-bind "$script" "$script" --bind "$folder" "$folder" "$@"
 set -- --tmpfs /tmp --tmpfs /run --tmpfs /root --ro-bind "$program" "$program" "$@"
+[ -d /etc/ssh ] && set -- --tmpfs /etc/ssh "$@"
 for part in usr etc proc bin sbin lib lib64; do
     [ -e "/$part" ] && set -- --ro-bind "/$part" "/$part" "$@"
 done
@@ -38,6 +42,7 @@ for part in usr etc bin sbin lib lib64; do
     mkdir "$root/$part"; mount --bind "/$part" "$root/$part"
     mount -o remount,bind,ro "$root/$part"
 done
+[ -d /etc/ssh ] && mount -t tmpfs tmpfs "$root/etc/ssh"
 mkdir "$root/dev" "$root/proc" "$root/tmp" "$root/run" "$root/root"
 mount --rbind /dev "$root/dev"; mount --rbind /proc "$root/proc"
 share() {
@@ -127,7 +132,7 @@ pub async fn be_instance(script: &Path, folder: &Path) -> io::Result<()> {
         .stderr(log)
         .spawn()?;
     std::thread::spawn(move || drop(child.wait()));
-    serve_local_instance(folder).await
+    serve_with_host_key(folder, Some(Path::new(HOST_KEY))).await
 }
 
 /// Programs for a start script that would serve SSH itself, or fetch a server from the internet.

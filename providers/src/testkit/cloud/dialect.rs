@@ -5,6 +5,7 @@ use super::{
     fault::Call,
     rental::Ender,
 };
+use crate::Billing;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -122,6 +123,11 @@ pub(super) trait Stub: Send + Sync {
 
     /// The answer to a request.
     fn answer(&self, books: &mut Books, ask: &Ask, caller: &Caller) -> Reply;
+
+    /// How its time becomes money.
+    fn billing(&self) -> Billing {
+        Billing::default()
+    }
 
     /// What the marketplace puts into an instance's environment.
     fn environment(&self, id: &str, own_key: &str) -> Vec<(&'static str, String)> {

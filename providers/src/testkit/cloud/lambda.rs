@@ -6,8 +6,9 @@ use super::{
     fault::Call,
     rental::{Phase, Rental, Wish},
 };
-use crate::UsdPerHour;
+use crate::{Billing, UsdPerHour};
 use serde_json::{Map, Value, json};
+use std::time::Duration;
 
 /// Lambda Cloud.
 pub(super) struct Lambda;
@@ -35,6 +36,10 @@ impl Stub for Lambda {
             })
         });
         wares.collect()
+    }
+
+    fn billing(&self) -> Billing {
+        Billing { minimum: Duration::ZERO, step: Duration::from_mins(1) }
     }
 
     fn call(&self, ask: &Ask) -> Call {

@@ -80,6 +80,7 @@ impl Cloud {
             key: KEY.to_owned(),
             wares: stub.stock(many),
             machines: with_machines,
+            billing: stub.billing(),
             ..Books::default()
         };
         let books = STUBS.iter().map(|(name, stub)| (*name, Mutex::new(books(*stub)))).collect();

@@ -1,7 +1,7 @@
 //! One rental: what was asked for, what it is doing, and what it has cost.
 
 use super::{books::Ware, fault::Mishap};
-use crate::{Usd, UsdPerHour, json::rfc3339};
+use crate::{Billing, Usd, UsdPerHour, json::rfc3339};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
@@ -159,7 +159,7 @@ impl Rental {
         self.mishaps.contains(&Mishap::LeavesDisk)
     }
 
-    pub(super) fn to_json(&self, machines: bool) -> Value {
+    pub(super) fn to_json(&self, machines: bool, billing: Billing) -> Value {
         let over = self.ended.map(|(at, _)| at).into_iter().chain(self.halted).min();
         let until = over.unwrap_or_else(SystemTime::now);
         let held = until.duration_since(self.since).unwrap_or_default();
@@ -174,7 +174,7 @@ impl Rental {
             "price_per_hour": self.price.dollars(),
             "since": rfc3339(self.since),
             "seconds": held.as_secs_f64(),
-            "cost": self.price.over(held).0 as f64 / 1e6,
+            "cost": self.price.over(billing.charged(held)).0 as f64 / 1e6,
             "ended": self.ended.and_then(|(at, _)| rfc3339(at)),
             "ended_by": self.ended.map(|(_, by)| by.word()),
             "billed": self.ended.is_none() && !self.is_halted(),

@@ -6,9 +6,9 @@ use super::{
     fault::Call,
     rental::{Phase, Rental, Wish},
 };
-use crate::{UsdPerHour, json::rfc3339};
+use crate::{Billing, UsdPerHour, json::rfc3339};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 /// Dollars for a GB of system disk and an hour.
 const DISK_PER_GB_HOUR: f64 = 0.20 / 730.0;
@@ -39,6 +39,10 @@ impl Stub for Verda {
             })
         });
         wares.collect()
+    }
+
+    fn billing(&self) -> Billing {
+        Billing { minimum: Duration::ZERO, step: Duration::from_mins(10) }
     }
 
     fn call(&self, ask: &Ask) -> Call {

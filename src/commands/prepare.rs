@@ -1,0 +1,308 @@
+//! Everything that can be known before anything is rented: the prompts, the offers, and what it
+//! comes to.
+
+use super::{
+    CommandError,
+    plan::{allowed_weights, lengths, refusal},
+};
+use crate::{
+    catalog,
+    choose::{Job, in_words},
+    cli::RunArgs,
+    cost::{cost, finish},
+    engines::Engine,
+    exit::Exit,
+    hosted::{self, Likeness},
+    leases::{Markets, describe},
+    model::{Shape, shape_of},
+    need::Workload,
+    plan::{Goal, make},
+    prompts::{self, Input, Survey},
+    report::{self, words},
+    run::{LEASE_LIMIT, LEASE_MARGIN, NoOffer, RunFolder, engine_of, errors_beside},
+    settings::Settings,
+    shortlist::{Pick, Search, Task},
+};
+use providers::{Host, Provider, Usd};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// How many bad lines are shown. All are in the errors file in the end.
+const BAD_LINES_SHOWN: usize = 3;
+
+/// How much longer than its slowest estimate a run may take, where no deadline was given.
+const SLACK: f64 = 2.0;
+
+/// What a run is begun with.
+pub(super) struct Prepared {
+    pub(super) input: Input,
+    pub(super) survey: Survey,
+    pub(super) search: Search,
+    pub(super) shape: Option<Shape>,
+    pub(super) machines: u32,
+    /// When the run stops at the latest.
+    pub(super) deadline: Duration,
+    /// What it costs at most.
+    pub(super) worst: Usd,
+    best: Pick,
+    /// How long it takes and what it costs, most likely.
+    estimate: Option<(Duration, Usd)>,
+    /// A hosted API that does the same for less.
+    cheaper: Option<hosted::Quote>,
+}
+
+/// Reads the prompts, asks for offers, and reckons.
+pub(super) async fn prepare(
+    args: &RunArgs,
+    settings: &Settings,
+    markets: &Markets,
+    folder: &RunFolder,
+) -> Result<Prepared, CommandError> {
+    let chosen = chosen(markets, &settings.providers)?;
+    let (input, survey) = look_through(args, settings, folder).await?;
+    let shape = shape_of(&settings.job.model).ok();
+    let engine = engine_of(&settings.job.engine);
+    let known = Engine::named(engine, false).or_else(|| Engine::named(engine, true));
+    let task = known.filter(|_| shape.is_some()).map(|_| {
+        let (input, output) = lengths(&survey, &settings.job.defaults);
+        Task { engine: engine.to_owned(), weights: allowed_weights(args), input, output }
+    });
+    let providers = chosen.iter().map(|(name, _)| name.to_owned()).collect();
+    let search = Search { providers, wish: settings.wish.clone(), task };
+    let need = search.need(shape.as_ref());
+    let catalog = catalog::ask(&chosen, &need, catalog::PATIENCE).await;
+    if let (0, Some(silence)) = (catalog.answered, catalog.failed.first()) {
+        return Err(CommandError::new(Exit::Failed, describe(silence)));
+    }
+    for silence in &catalog.failed {
+        report::warning(&describe(silence));
+    }
+    let (model, none) = (&settings.job.model.name, BTreeSet::new());
+    let offers = catalog.listed;
+    let (picks, unlike) =
+        search.shortlist(offers, shape.as_ref(), model, survey.prompts.max(1), &none);
+    let Some(best) = picks.first().cloned() else {
+        let (providers, why) = (search.providers, unlike.into_iter().next().map(|(_, why)| why));
+        let error = CommandError::new(Exit::NoOffer, NoOffer { providers, why });
+        return Err(error.hint("`piecework offers --explain` shows all of them and why not"));
+    };
+    let machines = fleet(settings, &search, shape.as_ref(), &survey, &picks)?;
+    let work = work(&search, &survey);
+    let shares = best.candidate.as_ref().map(|c| vec![c.share; machines as usize]);
+    let estimate = shares
+        .as_ref()
+        .zip(work.as_ref())
+        .map(|(shares, work)| (duration(finish(shares, work.prompts)), cost(shares, work)));
+    let slowest = best.candidate.as_ref().zip(estimate);
+    let slowest = slowest.map(|(best, (time, _))| time.mul_f64(best.rate.error * SLACK));
+    let deadline =
+        settings.deadline.unwrap_or_else(|| LEASE_LIMIT.max(slowest.unwrap_or_default()));
+    let offer = &best.listed.offer;
+    let held = offer.billing.charged(deadline + LEASE_MARGIN);
+    let all = Usd(offer.price.over(held).0.saturating_mul(u64::from(machines)));
+    let worst = settings.budget.map_or(all, |budget| budget.min(all));
+    let cheaper = work.zip(estimate).and_then(|(work, (_, cost))| {
+        let quotes = hosted::quotes(model, shape.as_ref(), &work, &[]);
+        quotes.into_iter().find(|quote| quote.likeness == Likeness::Same && quote.cost < cost)
+    });
+    Ok(Prepared {
+        input,
+        survey,
+        search,
+        shape,
+        machines,
+        deadline,
+        worst,
+        best,
+        estimate,
+        cheaper,
+    })
+}
+
+impl Prepared {
+    /// Says what is to be done and what it may cost, which is said also where nobody is asked.
+    /// Whether the budget allows for anything at all.
+    pub(super) fn tell(&self, settings: &Settings, markets: &Markets) -> bool {
+        tell_bad_lines(&self.input, &self.survey);
+        let (prompts, size) =
+            (words::plural(self.survey.prompts, "prompt"), words::size(self.survey.bytes));
+        report::note(&format!("{prompts}, {size}, for {}", settings.job.model.name));
+        let offer = &self.best.listed.offer;
+        if self.worst == Usd(0) && offer.price.0 == 0 {
+            return true;
+        }
+        let (machines, market) = (self.machines, &self.best.listed.market);
+        report::note(&format!("{machines} × {} from {market} at {}", in_words(offer), offer.price));
+        let within = words::time(self.deadline);
+        let worst = self.worst;
+        report::note(&match self.estimate {
+            Some((time, cost)) => {
+                format!("about {} and {cost}; at most {worst}, within {within}", words::time(time))
+            }
+            None => format!("at most {worst}, within {within}"),
+        });
+        if let Some(quote) = &self.cheaper {
+            let hosted::Price { service, date: as_of, .. } = &quote.price;
+            report::note(&format!(
+                "{service} sells the same for {} (prices of {as_of}); rent if the prompts or the \
+                 model must stay yours",
+                quote.cost
+            ));
+        }
+        if let Some(market) = markets.get(market) {
+            let able = market.capabilities();
+            if able.host != Host::ThisComputer && !able.expiry && able.self_release.is_none() {
+                report::note(&format!(
+                    "machines at {} can't end themselves; this program, its guard and \
+                     `piecework cleanup` end them",
+                    able.name
+                ));
+            }
+        }
+        if self.worst == Usd(0) {
+            report::note(&format!("a budget of $0.00 rents nothing at {}", offer.price));
+        }
+        self.worst != Usd(0)
+    }
+}
+
+/// The marketplaces that are meant.
+fn chosen(markets: &Markets, names: &[String]) -> Result<Markets, CommandError> {
+    if names.iter().any(|name| name == "all") {
+        return Ok(markets.clone());
+    }
+    markets.only(names).map_err(|name| {
+        if Provider::find(name).is_some() {
+            let error = CommandError::new(Exit::Usage, format!("there is no key for {name}"));
+            return error.hint(format!("log in with `piecework login {name}`"));
+        }
+        let all = providers::PROVIDERS.iter().map(|provider| provider.name);
+        let names: Vec<&str> = ["local"].into_iter().chain(all).collect();
+        let unknown = format!("there is no marketplace `{name}`");
+        CommandError::new(Exit::Usage, unknown).hint(format!("there is {}", names.join(", ")))
+    })
+}
+
+async fn look_through(
+    args: &RunArgs,
+    settings: &Settings,
+    folder: &RunFolder,
+) -> Result<(Input, Survey), CommandError> {
+    let failed = |error| CommandError::new(Exit::Failed, error);
+    let (typed, options, folder) = (args.prompts.clone(), settings.prompts.clone(), folder.clone());
+    let looked = tokio::task::spawn_blocking(move || {
+        let sources = prompts::gather(&typed, |file| folder.spooled(file))?;
+        let input = Input { sources, options };
+        prompts::survey(&input, |_| {}).map(|survey| (input, survey))
+    });
+    let looked = looked.await.map_err(|crash| failed(crash.to_string()))?;
+    looked.map_err(|error| CommandError::new(Exit::Failed, error))
+}
+
+fn work(search: &Search, survey: &Survey) -> Option<Workload> {
+    let Task { input, output, .. } = search.task.as_ref()?;
+    Some(Workload { prompts: survey.prompts.max(1), input: *input, output: *output })
+}
+
+/// How many machines: as many as was said, or as few as keep the deadline and the budget.
+fn fleet(
+    settings: &Settings,
+    search: &Search,
+    shape: Option<&Shape>,
+    survey: &Survey,
+    picks: &[Pick],
+) -> Result<u32, CommandError> {
+    let bound = settings.deadline.is_some() || settings.budget.is_some();
+    let (Some(task), Some(shape), Some(work), None, true) =
+        (&search.task, shape, work(search, survey), settings.machines, bound)
+    else {
+        return Ok(settings.machines.unwrap_or(1));
+    };
+    let job = Job {
+        model: &settings.job.model.name,
+        shape,
+        work,
+        engine: &task.engine,
+        allowed: &task.weights,
+        ceiling: search.wish.ceiling,
+        interruptible: search.wish.interruptible,
+        measured: &[],
+    };
+    let deadline = settings.deadline.map(|deadline| deadline.as_secs_f64());
+    let goal = Goal { deadline, budget: settings.budget, ..Goal::default() };
+    let offers = picks.iter().map(|pick| pick.listed.clone()).collect();
+    let plans = make(&job, &goal, offers, &[]).map_err(refusal)?;
+    Ok(plans.plans.first().map_or(1, crate::plan::Plan::machines))
+}
+
+fn duration(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+}
+
+/// The place for the completions, made absolute, unless something is in the way.
+pub(super) fn usable_out(
+    out: &Path,
+    prompts: &[PathBuf],
+    force: bool,
+) -> Result<PathBuf, CommandError> {
+    if out == Path::new("-") {
+        return Ok(out.to_owned());
+    }
+    let usage = |error: String| CommandError::new(Exit::Usage, error);
+    let out = std::path::absolute(out).map_err(|error| CommandError::new(Exit::Usage, error))?;
+    if !out.parent().is_some_and(Path::is_dir) {
+        return Err(
+            usage(format!("there is no folder for `{}`", out.display())).hint("make it first")
+        );
+    }
+    for path in [&out, &errors_beside(&out)] {
+        let Ok(there) = path.symlink_metadata() else { continue };
+        let name = path.display();
+        if there.is_dir() {
+            return Err(usage(format!("`{name}` is a folder; name a file in it")));
+        }
+        if !there.is_file() {
+            return Err(usage(format!("`{name}` is no plain file; name another with `--out`")));
+        }
+        let is_it = |path: &Path| prompts.iter().any(|p| p.canonicalize().is_ok_and(|p| p == path));
+        if path.canonicalize().is_ok_and(|path| is_it(&path)) {
+            return Err(usage(format!("`{name}` holds the prompts; name another with `--out`")));
+        }
+        if !force {
+            let hint = "name another file with `--out`, or overwrite it with `--force`";
+            return Err(usage(format!("`{name}` is there already")).hint(hint));
+        }
+    }
+    Ok(out)
+}
+
+/// Paths are kept in plain files, which are text.
+pub(super) fn must_be_text<'a>(
+    paths: impl IntoIterator<Item = &'a Path>,
+) -> Result<(), CommandError> {
+    for path in paths {
+        if path.to_str().is_none() {
+            let error = format!("`{}` is not valid UTF-8; give it another name", path.display());
+            return Err(CommandError::new(Exit::Usage, error));
+        }
+    }
+    Ok(())
+}
+
+fn tell_bad_lines(input: &Input, survey: &Survey) {
+    if survey.bad == 0 {
+        return;
+    }
+    for bad in survey.first_bad.iter().take(BAD_LINES_SHOWN) {
+        let file = match input.sources.as_slice() {
+            [_] => String::new(),
+            several => format!("{}, ", several[bad.line.file as usize].name),
+        };
+        report::note(&format!("warning: {file}line {}: {}", bad.line.line, bad.reason));
+    }
+    let all = words::plural(survey.bad, "bad line");
+    report::note(&format!("warning: {all} will be in the errors file; the rest is done"));
+}

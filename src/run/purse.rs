@@ -1,0 +1,147 @@
+//! What may still be spent, and for how long that lasts. Pure.
+//!
+//! A budget is a promise on the total. Each lease is accounted for at what it may come to if
+//! everything that ends it sooner fails, so that the sum of them never exceeds the budget; and
+//! while it goes on, it is stopped early enough that what comes after the stop fits as well.
+
+use super::stop::Stop;
+use crate::{clock, ledger::Books};
+use jiff::Timestamp;
+use providers::{Billing, Usd, UsdPerHour};
+use std::time::Duration;
+
+/// How long it takes at most from the decision to give a machine back until it isn't billed any
+/// more, where nothing fails.
+const RELEASE: Duration = Duration::from_secs(30);
+
+/// The share of a budget, in hundredths, from which on nothing new is begun.
+const DRAIN: u64 = 95;
+
+/// What is left of `budget` for leases that aren't ordered yet.
+pub(super) fn left(books: &Books, budget: Usd, now: Timestamp) -> Usd {
+    let committed = books.leases().map(|(_, lease)| {
+        if lease.state.is_owed() { lease.terms.worst.0 } else { lease.cost(now).0 }
+    });
+    Usd(budget.0.saturating_sub(committed.sum()))
+}
+
+/// How long a machine may be kept for this money, with what its traffic may cost set aside.
+pub(super) fn time_for(money: Usd, price: UsdPerHour, billing: Billing, traffic: Usd) -> Duration {
+    let Some(money) = money.0.checked_sub(traffic.0) else {
+        return Duration::ZERO;
+    };
+    if price.0 == 0 {
+        return Duration::MAX;
+    }
+    let micros = u128::from(money) * 3_600_000_000 / u128::from(price.0);
+    let time = Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX));
+    if time < billing.minimum {
+        return Duration::ZERO;
+    }
+    match billing.step.as_micros() {
+        0 => time,
+        step => {
+            let whole = u64::try_from(time.as_micros() / step * step).unwrap_or(u64::MAX);
+            Duration::from_micros(whole)
+        }
+    }
+}
+
+/// How far a budget says to stop.
+pub(super) fn verdict(books: &Books, budget: Usd, now: Timestamp) -> Stop {
+    let by = |time| books.cost(clock::after(now, time));
+    let owes = books.owed().next().is_some();
+    // A budget of nothing is kept by what costs nothing.
+    if by(RELEASE) == Usd(0) {
+        return Stop::No;
+    }
+    let share = Usd(budget.0.saturating_mul(DRAIN) / 100);
+    if owes && budget <= by(RELEASE) || budget <= by(Duration::ZERO) {
+        Stop::Kill
+    } else if share <= by(RELEASE) {
+        Stop::Drain
+    } else {
+        Stop::No
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        label::RunId,
+        ledger::{Entry, Ledger, Terms},
+    };
+    use providers::{InstanceId, Label, OfferId};
+
+    const NOW: i64 = 1_795_600_000;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(NOW + second).expect("it is a time")
+    }
+
+    /// A dollar a minute, ordered a minute ago by the real clock that ledgers go by.
+    fn with_lease(worst: u64, test: impl FnOnce(&Books, Timestamp)) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let run = RunId::random(at(0));
+        let mut ledger = Ledger::open(&folder.path().join("ledger"), &run).expect("it opens");
+        let terms = Terms {
+            provider: "acme".into(),
+            offer: OfferId("1".into()),
+            machine: None,
+            price: UsdPerHour(60_000_000),
+            billing: Billing::default(),
+            worst: Usd(worst),
+            expires: at(0),
+        };
+        let label = Label("a".into());
+        ledger.record(&label, Entry::Ordered(terms)).expect("it is the first");
+        ledger.record(&label, Entry::Rented(InstanceId("i".into()))).expect("it was ordered");
+        let since = ledger.books().lease(&label).expect("it is there").since;
+        test(ledger.books(), clock::after(since, Duration::from_mins(1)));
+    }
+
+    #[test]
+    fn a_lease_counts_as_what_it_may_come_to_while_it_is_owed() {
+        with_lease(7_000_000, |books, now| {
+            assert_eq!(left(books, Usd(10_000_000), now), Usd(3_000_000));
+            assert_eq!(left(books, Usd(5_000_000), now), Usd(0));
+        });
+    }
+
+    #[test]
+    fn money_lasts_as_long_as_it_is_charged_for() {
+        let minute = Duration::from_mins(1);
+        let dollar_a_minute = UsdPerHour(60_000_000);
+        let blocks = Billing { minimum: minute * 10, step: minute * 10 };
+        let by_the_second = Billing::default();
+        for (money, billing, traffic, minutes) in [
+            (5_000_000, by_the_second, 0, 5),
+            (5_000_000, by_the_second, 2_000_000, 3),
+            (5_000_000, by_the_second, 6_000_000, 0),
+            (25_000_000, blocks, 0, 20),
+            (9_000_000, blocks, 0, 0),
+        ] {
+            let time = time_for(Usd(money), dollar_a_minute, billing, Usd(traffic));
+            assert_eq!(time, minute * minutes, "{money} with {billing:?}");
+            let charged = dollar_a_minute.over(billing.charged(time));
+            assert!(time == Duration::ZERO || charged.0 + traffic <= money);
+        }
+        assert_eq!(time_for(Usd(0), UsdPerHour(0), by_the_second, Usd(0)), Duration::MAX);
+    }
+
+    #[test]
+    fn a_budget_stops_before_it_is_spent() {
+        // One dollar is spent, and half a dollar more goes while the machine is given back.
+        for (budget, expected) in [
+            (10_000_000, Stop::No),
+            (1_570_000, Stop::Drain),
+            (1_500_000, Stop::Kill),
+            (1_000_000, Stop::Kill),
+        ] {
+            with_lease(9_000_000, |books, now| {
+                assert_eq!(verdict(books, Usd(budget), now), expected, "{budget}");
+            });
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! Why a run's work ends before its end.
+
+use crate::{
+    catalog::Silence,
+    leases::LeaseError,
+    prompts::PromptsError,
+    shards::{Loss, ResultsError},
+    template::TemplateError,
+};
+use providers::{Usd, UsdPerHour};
+
+/// Why a run's work ended before its end.
+#[derive(Debug, thiserror::Error)]
+pub enum Why {
+    /// Somebody stopped it, or its deadline or budget did.
+    #[error("{0}")]
+    Stopped(String),
+    /// No instance could be had or kept.
+    #[error("no instance could be had: {0}")]
+    NoInstance(String),
+    /// No offer fits.
+    #[error(transparent)]
+    NoOffer(#[from] NoOffer),
+    /// No marketplace has answered.
+    #[error(transparent)]
+    Silence(Silence),
+    /// The budget has no room for a machine.
+    #[error("{left} of the budget are left, which is too little for a machine at {price}")]
+    Budget {
+        /// What is left, with what is rented already set aside.
+        left: Usd,
+        /// What the machine would cost.
+        price: UsdPerHour,
+    },
+    /// An instance turned out to be dearer than it was quoted, and was given back.
+    #[error("it costs {price} and was offered for {quoted}")]
+    Dearer {
+        /// What was quoted.
+        quoted: UsdPerHour,
+        /// What it would have cost.
+        price: UsdPerHour,
+    },
+    /// The engine can't be put on such a machine.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    /// The run's file of host keys can't be written.
+    #[error("the file of host keys can't be written; see to the run's folder: {0}")]
+    HostKeys(String),
+    /// The work can't be done anywhere.
+    #[error(transparent)]
+    Work(Loss),
+    /// Results can't be kept.
+    #[error(transparent)]
+    Results(#[from] ResultsError),
+    /// Prompts can't be read any more.
+    #[error(transparent)]
+    Prompts(#[from] PromptsError),
+    /// The ledger can't be written.
+    #[error(transparent)]
+    Lease(#[from] LeaseError),
+    /// A bug.
+    #[error("piecework crashed; please report it")]
+    Crashed,
+}
+
+/// No offer fits.
+#[derive(Debug, thiserror::Error)]
+#[error("{} {} no offer that fits{}", providers.join(" and "), if providers.len() == 1 { "has" } else { "have" }, why.as_ref().map_or_else(String::new, |why| format!(": {why}")))]
+pub struct NoOffer {
+    /// The marketplaces that were asked.
+    pub providers: Vec<String>,
+    /// What is wrong with the first of their offers.
+    pub why: Option<String>,
+}

@@ -1,0 +1,227 @@
+//! Offers → the ones to rent for a run, the best first, and why the others aren't there. Pure.
+//!
+//! A run asks again each time it needs a machine, so what it looks for is kept with it.
+
+use crate::{
+    choose::{Candidate, Job, Listed, choose},
+    cost::cost,
+    engines::Engine,
+    model::{Shape, Weights},
+    need::{Workload, disk, need},
+    template::least_disk,
+    wish::{self, Wish},
+};
+use providers::{Mib, Need, Usd};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+
+/// What a run looks for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Search {
+    /// The marketplaces to ask.
+    pub providers: Vec<String>,
+    /// Which offers will do.
+    pub wish: Wish,
+    /// What there is to do, where it can be told how fast a machine does it.
+    pub task: Option<Task>,
+}
+
+/// What there is to do, in the words that a machine's speed is told in.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Task {
+    /// The engine's name.
+    pub engine: String,
+    /// How the weights may be kept.
+    pub weights: Vec<Weights>,
+    /// Tokens of a prompt, on average.
+    pub input: f64,
+    /// Tokens of an answer, on average.
+    pub output: f64,
+}
+
+/// An offer to rent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pick {
+    /// The offer and who makes it.
+    pub listed: Listed,
+    /// How it would do, where that can be told.
+    pub candidate: Option<Candidate>,
+    /// What the work that is left costs on it, where that can be told.
+    pub cost: Option<Usd>,
+}
+
+/// What an offer is known by while a run goes on: the machine where it has a name, for a machine
+/// is offered again under other names; else the offer itself.
+pub fn key(listed: &Listed) -> String {
+    let Listed { market, offer } = listed;
+    match &offer.machine {
+        Some(machine) => format!("{market} machine {machine}"),
+        None => format!("{market} offer {}", offer.id),
+    }
+}
+
+impl Search {
+    /// What to ask the marketplaces for.
+    pub fn need(&self, shape: Option<&Shape>) -> Need {
+        let wish = self.wish.need();
+        // Offers are priced with the disk that will be rented.
+        let disk = self.disk(shape);
+        let (Some(task), Some(shape)) = (&self.task, shape) else {
+            return Need { disk, ..wish };
+        };
+        let work = Workload { prompts: 1, input: task.input, output: task.output };
+        // Without coefficients for a GPU, a machine without one may do.
+        let on_gpu = Engine::named(&task.engine, false)
+            .map(|engine| need(shape, engine, &task.weights, &work, false))
+            .unwrap_or_default();
+        let either = Engine::named(&task.engine, true).is_some();
+        let vram = if either { wish.vram } else { wish.vram.max(on_gpu.vram) };
+        Need { vram, disk, ..wish }
+    }
+
+    /// Disk to rent: as much as is wished for, and as much as the model and the engine need.
+    pub fn disk(&self, shape: Option<&Shape>) -> Mib {
+        let needed = self.task.as_ref().zip(shape).and_then(|(task, shape)| {
+            let engine = Engine::named(&task.engine, false);
+            let engine = engine.or_else(|| Engine::named(&task.engine, true))?;
+            Some(disk(shape, engine, &task.weights))
+        });
+        self.wish.disk.max(needed.unwrap_or_default()).max(least_disk())
+    }
+
+    /// The offers that will do for `prompts` on a machine, the best first: the cheapest for the work
+    /// where that can be told, else the cheapest by the hour. None of `avoid`. The others come
+    /// with the reason.
+    pub fn shortlist(
+        &self,
+        offers: Vec<Listed>,
+        shape: Option<&Shape>,
+        model: &str,
+        prompts: u64,
+        avoid: &BTreeSet<String>,
+    ) -> (Vec<Pick>, Vec<(Listed, String)>) {
+        let (mut fit, mut unlike) = (Vec::new(), Vec::new());
+        for listed in offers {
+            match wish::fits(&self.wish, &listed.offer) {
+                Ok(()) if avoid.contains(&key(&listed)) => {
+                    unlike.push((listed, "it has failed, or is taken".to_owned()));
+                }
+                Ok(()) => fit.push(listed),
+                Err(why) => unlike.push((listed, why.to_string())),
+            }
+        }
+        let mut picks: Vec<Pick> = match self.task.as_ref().zip(shape) {
+            None => {
+                let pick = |listed| Pick { listed, candidate: None, cost: None };
+                fit.into_iter().map(pick).collect()
+            }
+            Some((task, shape)) => {
+                let work = Workload { prompts, input: task.input, output: task.output };
+                let job = Job {
+                    model,
+                    shape,
+                    work,
+                    engine: &task.engine,
+                    allowed: &task.weights,
+                    ceiling: self.wish.ceiling,
+                    interruptible: self.wish.interruptible,
+                    measured: &[],
+                };
+                let (candidates, rejected) = choose(&job, fit);
+                unlike.extend(rejected.into_iter().map(|r| (r.listed, r.reason.to_string())));
+                let pick = |candidate: Candidate| Pick {
+                    listed: candidate.listed.clone(),
+                    cost: Some(cost(&[candidate.share], &work)),
+                    candidate: Some(candidate),
+                };
+                candidates.into_iter().map(pick).collect()
+            }
+        };
+        picks.sort_by_cached_key(|Pick { listed: Listed { market, offer }, cost, .. }| {
+            // Of equals the better looked after, and then always the same.
+            let trust = std::cmp::Reverse(offer.trust);
+            (*cost, offer.price, trust, market.clone(), offer.id.clone())
+        });
+        (picks, unlike)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalogue::entries;
+    use providers::{Gpus, Offer, OfferId, Rental, UsdPerHour};
+
+    fn listed(id: &str, gpu: &str, gib: u64, price: u64) -> Listed {
+        let gpus = Gpus { name: gpu.to_owned(), count: 1, vram: Mib::from_gib(gib) };
+        Listed {
+            market: "acme".to_owned(),
+            offer: Offer {
+                id: OfferId(id.to_owned()),
+                gpus: Some(gpus),
+                price: UsdPerHour(price),
+                machine: Some(format!("m-{id}")),
+                ..Offer::default()
+            },
+        }
+    }
+
+    fn search(task: Option<Task>) -> Search {
+        Search { providers: vec!["acme".to_owned()], wish: Wish::default(), task }
+    }
+
+    fn ids(picks: &[Pick]) -> Vec<&str> {
+        picks.iter().map(|pick| pick.listed.offer.id.0.as_str()).collect()
+    }
+
+    fn offers() -> Vec<Listed> {
+        let floor = UsdPerHour(1);
+        let mut spot = listed("spot", "RTX 4090", 24, 10_000);
+        spot.offer.rental = Rental::Interruptible { floor };
+        vec![
+            listed("slow", "RTX 3060", 12, 80_000),
+            listed("fast", "RTX 4090", 24, 340_000),
+            listed("taken", "RTX 4090", 24, 20_000),
+            spot,
+        ]
+    }
+
+    #[test]
+    fn without_a_model_the_cheapest_hour_comes_first_and_nothing_that_can_be_taken_back() {
+        let avoid = BTreeSet::from([key(&offers()[2])]);
+        let (picks, unlike) = search(None).shortlist(offers(), None, "echo", 10, &avoid);
+        assert_eq!(ids(&picks), ["slow", "fast"]);
+        let reasons: Vec<_> = unlike.iter().map(|(_, why)| why.as_str()).collect();
+        let spot = "interruptible, which --interruptible would allow";
+        assert_eq!(reasons, ["it has failed, or is taken", spot]);
+    }
+
+    #[test]
+    fn with_a_model_the_cheapest_for_the_work_comes_first() {
+        let entry = entries().iter().find(|entry| entry.name == "Llama-3.1-8B-Instruct");
+        let shape = entry.expect("it is known").config.shape().expect("it has a shape");
+        let task = Task {
+            engine: "vllm".to_owned(),
+            weights: vec![Weights::Bf16, Weights::Fp8],
+            input: 1_000.0,
+            output: 200.0,
+        };
+        let search = search(Some(task));
+        let none = BTreeSet::new();
+        let dear = Listed {
+            offer: Offer { price: UsdPerHour(350_000), ..listed("dear", "RTX 4090", 24, 0).offer },
+            ..listed("dear", "RTX 4090", 24, 0)
+        };
+        let offers = vec![
+            dear,
+            listed("slow", "RTX 3060", 12, 300_000),
+            listed("fast", "RTX 4090", 24, 340_000),
+        ];
+        let (picks, _) =
+            search.shortlist(offers, Some(&shape), "Llama-3.1-8B-Instruct", 1_000_000, &none);
+        assert_eq!(ids(&picks)[..2], ["fast", "dear"]);
+        assert!(picks.is_sorted_by_key(|pick| pick.cost));
+        assert!(Mib::from_gib(24) < search.disk(Some(&shape)), "weights and image need room");
+        assert!(Mib(0) < search.need(Some(&shape)).vram);
+    }
+}

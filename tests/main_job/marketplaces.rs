@@ -1,0 +1,117 @@
+//! Runs that rent, answer everything, and give back.
+
+use crate::{
+    cloud::{Cloud, only_rental},
+    program::{User, conversation, ids, json_lines, numbered, numbered_ids},
+};
+
+/// The whole job at one marketplace.
+fn the_main_job_at(market: &str) {
+    let Some(cloud) = Cloud::start(&format!("the main job at {market}")) else { return };
+    let user = User::new();
+    user.file("prompts.jsonl", numbered(200));
+    let arguments = [
+        "run",
+        "prompts.jsonl",
+        "--engine",
+        "echo",
+        "--provider",
+        market,
+        "--yes",
+        "--out",
+        "out.jsonl",
+    ];
+    let mut command = cloud.piecework(&user, market, &arguments);
+    let output = command.arg("--json").output().expect("it runs");
+    let events = user.file("events", &output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{}", conversation(&output));
+    assert_eq!(ids(&user.folder().join("out.jsonl")), numbered_ids(200));
+
+    let world = cloud.world(market);
+    assert_eq!(world["billed"], 0, "{world:#}");
+    let rental = only_rental(&world);
+    assert_eq!(rental["ended_by"], "account");
+    let finished = json_lines(&events).into_iter().find(|line| line["event"] == "finished");
+    let said = finished.expect("it says how it ended")["cost"].as_f64().expect("it is a number");
+    let (said, paid) = (said / 1e6, world["cost"].as_f64().expect("it is a number"));
+    assert!(0.0 < said && (said - paid).abs() < 0.01, "{said} was said, and {paid} was paid");
+
+    // And nobody else was asked for anything but offers.
+    let ps = cloud.piecework(&user, market, &["ps", "--json"]).output().expect("it runs");
+    assert_eq!(String::from_utf8_lossy(&ps.stdout), "");
+}
+
+macro_rules! at_each_marketplace {
+    ($($name:ident: $market:literal),* $(,)?) => {
+        $(
+            #[test]
+            fn $name() {
+                the_main_job_at($market);
+            }
+        )*
+
+        #[test]
+        fn no_marketplace_is_left_out() {
+            let here = [$($market),*];
+            for provider in providers::PROVIDERS {
+                assert!(here.contains(&provider.name), "{} has no main job", provider.name);
+            }
+        }
+    };
+}
+
+at_each_marketplace! {
+    the_whole_job_is_done_at_vast: "vast",
+    the_whole_job_is_done_at_runpod: "runpod",
+    the_whole_job_is_done_at_lambda: "lambda",
+    the_whole_job_is_done_at_verda: "verda",
+    the_whole_job_is_done_at_shadeform: "shadeform",
+    the_whole_job_is_done_at_prime: "prime",
+}
+
+#[test]
+fn several_machines_of_one_run_are_different_machines() {
+    let Some(cloud) = Cloud::start("several machines") else { return };
+    let user = User::new();
+    user.file("prompts.jsonl", numbered(600));
+    let arguments = [
+        "run",
+        "prompts.jsonl",
+        "--engine",
+        "echo",
+        "--echo-pace",
+        "100",
+        "--provider",
+        "vast",
+        "--yes",
+        "--machines",
+        "3",
+        "--out",
+        "out.jsonl",
+    ];
+    let output = cloud.piecework(&user, "vast", &arguments).output().expect("it runs");
+    assert_eq!(output.status.code(), Some(0), "{}", conversation(&output));
+    assert_eq!(ids(&user.folder().join("out.jsonl")), numbered_ids(600));
+    let world = cloud.world("vast");
+    let rentals = world["rentals"].as_array().expect("it lists them");
+    let mut wares: Vec<_> = rentals.iter().map(|rental| rental["ware"].to_string()).collect();
+    wares.sort();
+    wares.dedup();
+    assert_eq!((rentals.len(), wares.len(), &world["billed"]), (3, 3, &0.into()), "{world:#}");
+}
+
+#[test]
+fn a_marketplace_without_a_key_points_to_login() {
+    let Some(cloud) = Cloud::start("a marketplace without a key") else { return };
+    let user = User::new();
+    user.file("prompts.jsonl", numbered(1));
+    let arguments = ["run", "prompts.jsonl", "--engine", "echo", "--provider", "lambda"];
+    let output = cloud.piecework(&user, "vast", &arguments).output().expect("it runs");
+    insta::assert_snapshot!(conversation(&output), @r"
+    exit: Some(2)
+    --- stdout
+    --- stderr
+    error: there is no key for lambda
+    hint: log in with `piecework login lambda`
+    ");
+}

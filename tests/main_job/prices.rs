@@ -1,0 +1,31 @@
+//! Prices that are not what was quoted, and offers that are gone.
+
+use crate::{
+    cloud::Cloud,
+    program::{User, conversation, ids, numbered, numbered_ids},
+};
+use serde_json::json;
+
+const RUN: [&str; 8] =
+    ["run", "prompts.jsonl", "--engine", "echo", "--yes", "--out", "out.jsonl", "--provider"];
+
+#[test]
+fn an_instance_that_is_dearer_than_it_was_quoted_is_given_back_at_once() {
+    for market in ["vast", "runpod", "lambda", "verda", "shadeform", "prime"] {
+        let Some(cloud) = Cloud::start("an instance that is dearer") else { return };
+        let dearer = json!({ "rental": { "dearer": { "percent": 40 } } });
+        cloud.plan(&json!([{ "provider": market, "call": "rent", "fault": dearer }]));
+        let user = User::new();
+        user.file("prompts.jsonl", numbered(20));
+        let mut arguments = RUN.to_vec();
+        arguments.push(market);
+        let output = cloud.piecework(&user, market, &arguments).output().expect("it runs");
+        let said = conversation(&output);
+        assert_eq!(output.status.code(), Some(0), "{market}: {said}");
+        assert!(said.contains("and was offered for"), "{market}: {said}");
+        assert_eq!(ids(&user.folder().join("out.jsonl")), numbered_ids(20));
+        let world = cloud.world(market);
+        let rentals = world["rentals"].as_array().expect("it lists them");
+        assert_eq!((rentals.len(), &world["billed"]), (2, &json!(0)), "{world:#}");
+    }
+}
