@@ -145,11 +145,13 @@ fn consider(
     if !job.interruptible && matches!(offer.rental, Rental::Interruptible { .. }) {
         return Err(Reason::Interruptible);
     }
-    let (gpu, memory, count) = match &offer.gpus {
+    // An engine that has no way to use a GPU computes on the processor beside it.
+    let gpus = offer.gpus.as_ref().filter(|_| Engine::named(job.engine, false).is_some());
+    let (gpu, memory, count) = match gpus {
         Some(gpus) => (Gpu::of(gpus), gpus.vram, gpus.count.max(1)),
         None => (Gpu::processor(offer.cores), memory_of(offer), 1),
     };
-    let engine = Engine::named(job.engine, offer.gpus.is_none()).ok_or(Reason::NoGpu)?;
+    let engine = Engine::named(job.engine, gpus.is_none()).ok_or(Reason::NoGpu)?;
     let needed = disk(job.shape, engine, job.allowed);
     // Zero is what a marketplace that tells nothing tells, and our own disk is ours to fill.
     let tells_disk = offer.disk != Mib(0) && offer.host != Host::ThisComputer;
@@ -171,7 +173,7 @@ fn consider(
     let share = share(offer, &rate, startup, download, &job.work);
     let is_one = offer.machine.is_some() || offer.host == Host::ThisComputer;
     let available = if is_one { 1 } else { MOST_OF_A_KIND };
-    let gpu = offer.gpus.is_some().then_some(gpu);
+    let gpu = gpus.is_some().then_some(gpu);
     Ok(move |listed| Candidate { listed, gpu, gpus: count, fit, rate, startup, share, available })
 }
 

@@ -9,7 +9,7 @@ use crate::{
     label::{Owner, RunId, Stamp},
     leases::{LeaseError, Leases, Markets, end_stray},
     ledger::{self, Books, Ledger, LedgerError},
-    run::{FolderError, Home, RunFolder},
+    run::{FolderError, Home, RunFolder, sweep},
 };
 use jiff::Timestamp;
 use providers::{Instance, Label, Usd, UsdPerHour};
@@ -171,6 +171,9 @@ pub enum CleanupError {
     /// A marketplace, or the ledger, failed.
     #[error(transparent)]
     Lease(#[from] LeaseError),
+    /// Its instances are gone, and something else of theirs is not.
+    #[error("the instances are gone, and a key or a disk may be left on the account: {0}")]
+    LeftBehind(String),
 }
 
 /// Ends what is orphaned or missing, run by run, and then what has only its label. Returns once
@@ -219,7 +222,9 @@ async fn settle(
 ) -> Result<(), CleanupError> {
     // Taking the ledger up is also the last look at whether somebody else has it.
     let ledger = Ledger::open(&account.folder.ledger(), run)?;
-    Ok(Leases::new(markets.clone(), ledger, events.clone()).settle().await?)
+    let mut leases = Leases::new(markets.clone(), ledger, events.clone());
+    leases.settle().await?;
+    sweep(&leases, &account.folder).await.map_err(CleanupError::LeftBehind)
 }
 
 #[cfg(test)]

@@ -99,6 +99,12 @@ pub enum Event {
         /// What happened.
         reason: String,
     },
+    /// Instances are gone, and something else that they left on the account could not be removed:
+    /// the run's public key, or a disk, which may be billed.
+    LeftBehind {
+        /// Why not.
+        reason: String,
+    },
     /// The run's guard had died, and there is another.
     GuardReplaced,
     /// The completions are being put into the input's order.

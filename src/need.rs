@@ -223,7 +223,7 @@ mod tests {
         let long = Workload { input: 200_000.0, ..JOB };
         let error = fits(&shape, vllm(), &Weights::ALL, gb(9_999), 1, &long).unwrap_err();
         assert_eq!(error, Unfit::TooLong { length: 200_200, context: 131_072 });
-        let native = Engine::named("native", false).unwrap();
+        let native = Engine::named("native", true).unwrap();
         let error = fits(&shape, native, &[Weights::Int4], gb(9_999), 1, &JOB).unwrap_err();
         assert_eq!(error, Unfit::NoPrecision);
     }

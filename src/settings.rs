@@ -165,10 +165,13 @@ impl Settings {
 
     fn merge(args: &RunArgs, project: &File, user: &File) -> Result<Self, SettingsError> {
         let model = args.model.as_ref().or(project.model.as_ref()).or(user.model.as_ref());
-        let engine = args.engine.or(project.engine).or(user.engine).unwrap_or(EngineName::Native);
         let named = project.provider.as_ref().or(user.provider.as_ref()).map(Names::all);
         let typed = Some(args.wish.provider.clone()).filter(|typed| !typed.is_empty());
         let providers = typed.or(named).unwrap_or_else(|| vec![DEFAULT_PROVIDER.to_owned()]);
+        // What is rented is rented for its GPU.
+        let here = providers.iter().all(|name| name == DEFAULT_PROVIDER);
+        let usual = if here { EngineName::Native } else { EngineName::Vllm };
+        let engine = args.engine.or(project.engine).or(user.engine).unwrap_or(usual);
         let machines = args.machines.or(project.machines).or(user.machines);
         let budget = dollars(args.budget.as_deref(), project.budget, user.budget)?;
         let deadline =

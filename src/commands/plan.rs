@@ -1,6 +1,10 @@
 //! `provision-and-run --dry-run`: the plan and its price. Rents nothing, and leaves nothing.
 
-use super::{CommandError, markets::sellers, open_home};
+use super::{
+    CommandError,
+    markets::{markets, sellers},
+    open_home,
+};
 use crate::{
     catalog,
     choose::Job,
@@ -29,7 +33,7 @@ const ANSWER: f64 = 200.0;
 pub(super) async fn plan(args: RunArgs, home: Option<&Path>) -> Result<Exit, CommandError> {
     let settings = Settings::new(&args)?;
     let work = workload(&args, &settings)?;
-    let markets = asked(home, &args).await?;
+    let markets = asked(home, &args, &settings).await?;
     let engine = match &settings.job.engine {
         EngineKind::Native => "native",
         EngineKind::Server(server) => server.name.as_str(),
@@ -90,12 +94,20 @@ pub(super) fn allowed_weights(args: &RunArgs) -> Vec<Weights> {
     }
 }
 
-/// The marketplaces to ask: those that are named, or all. An offer can be looked at where it can't
-/// be rented yet.
-async fn asked(home: Option<&Path>, args: &RunArgs) -> Result<Markets, CommandError> {
-    let named: Vec<String> =
-        args.wish.provider.iter().filter(|name| *name != "all").cloned().collect();
-    Ok(sellers(&open_home(home)?, &named).await?.markets)
+/// The marketplaces to ask: those that are named, also without a key where they show their offers
+/// to anybody; `all` is every one. Where none is named, this computer and those there is a key for.
+async fn asked(
+    home: Option<&Path>,
+    args: &RunArgs,
+    settings: &Settings,
+) -> Result<Markets, CommandError> {
+    let home = open_home(home)?;
+    if args.wish.provider.is_empty() && settings.providers == ["local"] {
+        return markets(&home).await;
+    }
+    let all = settings.providers.iter().any(|name| name == "all");
+    let named: &[String] = if all { &[] } else { &settings.providers };
+    Ok(sellers(&home, named).await?.markets)
 }
 
 /// What to ask marketplaces for.

@@ -49,6 +49,7 @@ impl Reporter for Plain {
             | Event::Settling { .. }
             | Event::Released { .. }
             | Event::StillOwed { .. }
+            | Event::LeftBehind { .. }
             | Event::GuardReplaced
             | Event::Ordering
             | Event::Finished(_) => {
@@ -102,6 +103,10 @@ pub(super) fn lines(event: &Event) -> Vec<String> {
         Event::StillOwed { label, reason } => {
             vec![format!("{label} could not be given back yet, trying again: {reason}")]
         }
+        Event::LeftBehind { reason } => vec![format!(
+            "the run's key or a disk may be left on the account, `piecework cleanup` tries again: \
+             {reason}"
+        )],
         Event::GuardReplaced => vec!["the guard had died; another stands in its place".to_owned()],
         Event::Ordering => vec!["putting the completions in order".to_owned()],
         Event::Finished(summary) => summary::lines(summary),

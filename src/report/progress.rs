@@ -84,6 +84,7 @@ impl Reporter for Bars {
             | Event::Stopping { .. }
             | Event::Released { .. }
             | Event::StillOwed { .. }
+            | Event::LeftBehind { .. }
             | Event::GuardReplaced => self.say(event),
         }
     }

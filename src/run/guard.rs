@@ -5,7 +5,7 @@
 //! had it for a while, in which `resume` may take over, it takes the ledger up itself and settles.
 //! It ends when nothing is owed any more. Its keys come from where the program's come from.
 
-use super::RunFolder;
+use super::{RunFolder, sweep};
 use crate::{
     event::Events,
     leases::{Leases, Markets},
@@ -116,7 +116,10 @@ pub async fn stand(folder: &RunFolder, markets: &Markets, grace: Duration) -> io
             // Somebody may have taken it up just now, and then it isn't ours to settle.
             && let Ok(ledger) = Ledger::open(&folder.ledger(), &plan.run)
         {
-            drop(Leases::new(markets.clone(), ledger, Events::unheard()).settle().await);
+            let mut leases = Leases::new(markets.clone(), ledger, Events::unheard());
+            drop(leases.settle().await);
+            // What this leaves behind is no instance, and `cleanup` tries again.
+            drop(sweep(&leases, folder).await);
         }
     }
 }

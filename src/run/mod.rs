@@ -25,7 +25,7 @@ use crate::{
     clock,
     event::{Event, Events, Summary},
     label::Owner,
-    leases::{Leases, Markets},
+    leases::{Leases, Markets, describe},
     ledger::{Ledger, LedgerError},
     model::Shape,
     prompts::{PromptsError, Survey, spawn_reader, survey as look_through},
@@ -139,7 +139,7 @@ pub async fn run(setting: Setting, events: Events, ladder: Ladder) -> Result<Out
         let work = AssertUnwindSafe(work(stage, &mut leases)).catch_unwind().await;
         work.unwrap_or_else(|_| Ok(Worked::crashed()))
     };
-    settle(&mut leases, &events, &ladder).await;
+    settle(&mut leases, folder, &events, &ladder).await;
     let Worked { tally, mut why } = worked?;
     let owed: Vec<Label> = leases.books().owed().map(|(label, _)| label.clone()).collect();
     let mut summary = Summary {
@@ -243,17 +243,31 @@ async fn open(setting: &Setting) -> Result<Opened, RunError> {
 }
 
 /// Gives everything back, unless it is told to leave.
-async fn settle(leases: &mut Leases, events: &Events, ladder: &Ladder) {
+async fn settle(leases: &mut Leases, folder: &RunFolder, events: &Events, ladder: &Ladder) {
     let instances = leases.books().owed().count();
-    if instances == 0 {
+    if leases.books().leases().next().is_none() {
         return;
     }
-    events.send(Event::Settling { instances: u32::try_from(instances).unwrap_or(u32::MAX) });
-    // What fails here is still owed, and said so by whoever called.
+    if instances != 0 {
+        events.send(Event::Settling { instances: u32::try_from(instances).unwrap_or(u32::MAX) });
+    }
+    let over = async {
+        // What fails here is still owed, and said so by whoever called.
+        drop(leases.settle().await);
+        if let Err(reason) = sweep(leases, folder).await {
+            events.send(Event::LeftBehind { reason });
+        }
+    };
     tokio::select! {
-        _ = leases.settle() => {}
+        () = over => {}
         () = ladder.at_least(Stop::Leave) => {}
     }
+}
+
+/// Takes off the accounts what the run's instances have left there, once they are gone.
+pub async fn sweep(leases: &Leases, folder: &RunFolder) -> Result<(), String> {
+    let key = RunKey::open(&folder.key()).map_err(|error| error.to_string())?;
+    leases.sweep(&key.public_line()).await.map_err(|error| describe(&error))
 }
 
 async fn put_in_order(setting: &Setting, files: RunFiles) -> Result<Ordered, ResultsError> {

@@ -4,6 +4,7 @@ use crate::{
     cloud::{Cloud, only_rental},
     program::{User, conversation, ids, json_lines, numbered, numbered_ids},
 };
+use serde_json::json;
 
 /// The whole job at one marketplace.
 fn the_main_job_at(market: &str) {
@@ -36,7 +37,9 @@ fn the_main_job_at(market: &str) {
     let (said, paid) = (said / 1e6, world["cost"].as_f64().expect("it is a number"));
     assert!(0.0 < said && (said - paid).abs() < 0.01, "{said} was said, and {paid} was paid");
 
-    // And nobody else was asked for anything but offers.
+    // Nothing of the run stays on the account.
+    assert_eq!(world["keys"], json!([]), "{world:#}");
+    assert_eq!(world["disks"], json!([]), "{world:#}");
     let ps = cloud.piecework(&user, market, &["ps", "--json"]).output().expect("it runs");
     assert_eq!(String::from_utf8_lossy(&ps.stdout), "");
 }

@@ -105,7 +105,12 @@ fn what_can_not_be_done_has_its_own_exit_code_and_says_what_could() {
             "the size of `acme/new` is not known",
             "",
         ),
-        ("run --dry-run --prompt-count 5 --provider nowhere", 3, "the marketplaces have none", ""),
+        (
+            "run --dry-run --prompt-count 5 --provider nowhere",
+            2,
+            "there is no marketplace `nowhere`",
+            "vast, runpod",
+        ),
         ("run --rank time prompts.jsonl", 2, "--dry-run", ""),
         ("run --dry-run", 2, "PROMPTS", ""),
     ] {
