@@ -51,6 +51,26 @@ pub enum Kind {
     Stranger,
 }
 
+/// Whose instances are to be ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// Those that this computer's dead runs have left.
+    Ours,
+    /// Those of other computers' runs too, of which can't be told whether they are dead.
+    Anybodys,
+}
+
+impl Whose {
+    /// Whether this is one of them. Strangers' never are.
+    pub fn is_to_end(self, found: &Found) -> bool {
+        match found.kind {
+            Kind::Orphaned | Kind::Missing => true,
+            Kind::Elsewhere => self == Self::Anybodys,
+            Kind::InUse | Kind::Stranger => false,
+        }
+    }
+}
+
 /// Something that costs money, or may.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
@@ -180,12 +200,13 @@ pub enum CleanupError {
 /// all of it is gone from the listings, or says what could not be tried.
 pub async fn end(
     found: &[Found],
+    whose: Whose,
     accounts: &Accounts,
     markets: &Markets,
     events: &Events,
 ) -> Vec<CleanupError> {
     let (mut errors, mut settled) = (Vec::new(), BTreeSet::new());
-    let dead = |found: &&Found| matches!(found.kind, Kind::Orphaned | Kind::Missing);
+    let dead = |found: &&Found| whose.is_to_end(found);
     let mut runs: Vec<&RunId> = found.iter().filter(dead).filter_map(|f| f.run.as_ref()).collect();
     runs.sort();
     runs.dedup();

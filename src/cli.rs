@@ -327,10 +327,17 @@ pub struct PsArgs {
 
 /// What `cleanup` takes.
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag that is typed or not")]
 pub struct CleanupArgs {
     /// Doesn't ask before it ends anything.
     #[arg(long, short)]
     pub yes: bool,
+    /// Ends instances of other computers' runs too, which may still be at work.
+    #[arg(long)]
+    pub all_owners: bool,
+    /// Looks again every minute, and ends what it finds, until it is stopped.
+    #[arg(long, requires = "yes")]
+    pub watch: bool,
     /// As JSON, one instance a line.
     #[arg(long)]
     pub json: bool,

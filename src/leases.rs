@@ -5,7 +5,7 @@ use crate::{
     event::{Event, Events},
     ledger::{Books, Entry, Lease, LeaseState, Ledger, LedgerError, Terms},
 };
-use providers::{ErrorKind, Instance, InstanceId, Label, Leftover, Marketplace, Order};
+use providers::{ErrorKind, Host, Instance, InstanceId, Label, Leftover, Marketplace, Order};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
@@ -48,6 +48,15 @@ impl Markets {
             found.insert(*name, market.clone());
         }
         Ok(Self(found))
+    }
+
+    /// All but this computer.
+    #[must_use]
+    pub fn rented(&self) -> Self {
+        let rents =
+            |market: &Arc<dyn Marketplace>| market.capabilities().host != Host::ThisComputer;
+        let remote = self.0.iter().filter(|(_, market)| rents(market));
+        Self(remote.map(|(name, market)| (*name, market.clone())).collect())
     }
 
     /// All, by name.

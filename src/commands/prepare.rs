@@ -172,7 +172,12 @@ impl Prepared {
 /// The marketplaces that are meant.
 fn chosen(markets: &Markets, names: &[String]) -> Result<Markets, CommandError> {
     if names.iter().any(|name| name == "all") {
-        return Ok(markets.clone());
+        let remote = markets.rented();
+        if remote.iter().next().is_none() {
+            let error = CommandError::new(Exit::Usage, "there is no key for any marketplace");
+            return Err(error.hint("log in with `piecework login vast`, or any other"));
+        }
+        return Ok(remote);
     }
     markets.only(names).map_err(|name| {
         if Provider::find(name).is_some() {

@@ -2,6 +2,7 @@
 //! machines rented at marketplaces that answer as the real ones do.
 
 mod bad_input;
+mod cleanup;
 mod interrupts;
 mod kills;
 mod links;

@@ -1,0 +1,86 @@
+//! What is left behind on rented machines, and who may end it.
+
+use crate::{
+    cloud::{Cloud, only_rental},
+    program::{User, conversation, eventually, numbered, pids_in, signal},
+};
+use std::process::Stdio;
+
+/// A rental whose program and guard are dead, and which doesn't end itself for a while.
+fn left_behind(cloud: &Cloud, user: &User) {
+    user.file("prompts.jsonl", numbered(600));
+    let arguments = ["run", "prompts.jsonl", "--engine", "echo", "--echo-pace", "1", "--yes"];
+    let mut program = cloud
+        .piecework(user, "lambda", &arguments)
+        .args(["--provider", "lambda"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("it runs");
+    eventually("a rental", || (cloud.world("lambda")["billed"] == 1).then_some(()));
+    let guards = eventually("its guard", || {
+        let guards = pids_in(&user.only_run(), "guard");
+        (!guards.is_empty()).then_some(guards)
+    });
+    for guard in &guards {
+        signal(guard, "STOP");
+    }
+    program.kill().expect("it is ours");
+    program.wait().expect("it is over");
+    for guard in &guards {
+        signal(guard, "KILL");
+    }
+}
+
+#[test]
+fn another_computers_instances_are_shown_and_ended_only_on_request() {
+    let Some(cloud) = Cloud::start("another computer's instances") else { return };
+    let (one, other) = (User::new(), User::new());
+    left_behind(&cloud, &one);
+    let cleanup = |user: &User, arguments: &[&str]| {
+        let mut command = cloud.piecework(user, "lambda", &["cleanup", "--yes"]);
+        command.args(arguments).output().expect("it runs")
+    };
+    let looked = cleanup(&other, &[]);
+    let said = conversation(&looked);
+    assert!(said.contains("another computer's") && said.contains("nothing to clean up"), "{said}");
+    assert_eq!((looked.status.code(), &cloud.world("lambda")["billed"]), (Some(0), &1.into()));
+
+    let ended = cleanup(&other, &["--all-owners"]);
+    assert_eq!(ended.status.code(), Some(0), "{}", conversation(&ended));
+    assert_eq!(only_rental(&cloud.world("lambda"))["ended_by"], "account");
+    // And whose it was finds nothing that is still owed.
+    let looked = cleanup(&one, &[]);
+    assert_eq!(looked.status.code(), Some(0), "{}", conversation(&looked));
+    assert_eq!(cloud.world("lambda")["keys"], serde_json::json!([]), "its key goes too");
+}
+
+#[test]
+fn a_watching_cleanup_ends_what_is_left_behind() {
+    let Some(cloud) = Cloud::start("a watching cleanup") else { return };
+    let user = User::new();
+    left_behind(&cloud, &user);
+    let mut watching = cloud
+        .piecework(&user, "lambda", &["cleanup", "--watch", "--yes"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("it runs");
+    cloud.wait_until_nothing_is_billed("lambda");
+    assert!(watching.try_wait().expect("it can be asked").is_none(), "it goes on watching");
+    watching.kill().expect("it is ours");
+    watching.wait().expect("it is over");
+}
+
+#[test]
+fn every_marketplace_with_a_key_is_asked_and_this_computer_is_none() {
+    let Some(cloud) = Cloud::start("every marketplace with a key") else { return };
+    let user = User::new();
+    user.file("prompts.jsonl", numbered(5));
+    let arguments = ["run", "prompts.jsonl", "--engine", "echo", "--provider", "all", "--yes"];
+    let output = cloud.piecework(&user, "verda", &arguments).output().expect("it runs");
+    assert_eq!(output.status.code(), Some(0), "{}", conversation(&output));
+    assert_eq!(only_rental(&cloud.world("verda"))["ended_by"], "account");
+    let none = user.run(&arguments);
+    assert_eq!(none.status.code(), Some(2), "{}", conversation(&none));
+}
