@@ -50,7 +50,7 @@ const INBOX: usize = 4;
 /// How long prompts that were begun are waited for after a stop.
 const DRAIN_LIMIT: Duration = Duration::from_mins(2);
 
-/// How often an instance is rented for one slot before it is left vacant.
+/// How often in a row a slot may fail to get an instance that answers before it is left vacant.
 const ATTEMPTS: u32 = 3;
 
 /// How long a lease runs at most where no deadline was given.
@@ -224,7 +224,7 @@ impl<'a> Runner<'a> {
         self.adopt().await?;
         for number in 0..self.tools.setting.plan.machines {
             if self.slots.iter().all(|slot| slot.number != number) {
-                self.slots.push(Slot { number, attempt: 0, stand: Stand::Vacant });
+                self.slots.push(Slot { number, attempt: 0, failures: 0, stand: Stand::Vacant });
                 self.seek(number);
             }
         }

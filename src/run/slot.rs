@@ -62,6 +62,8 @@ pub(super) struct Ack {
 pub(super) struct Slot {
     pub(super) number: u32,
     pub(super) attempt: u32,
+    /// How often in a row it got no machine, or one that answered nothing.
+    pub(super) failures: u32,
     pub(super) stand: Stand,
 }
 

@@ -29,3 +29,24 @@ fn an_instance_that_is_dearer_than_it_was_quoted_is_given_back_at_once() {
         assert_eq!((rentals.len(), &world["billed"]), (2, &json!(0)), "{world:#}");
     }
 }
+
+#[test]
+fn machines_that_are_taken_back_are_ended_and_replaced_as_often_as_it_takes() {
+    let Some(cloud) = Cloud::start("machines that are taken back") else { return };
+    let outbid = json!({ "rental": { "outbid": { "millis": 3000 } } });
+    cloud.plan(&json!([{ "provider": "vast", "call": "rent", "times": 4, "fault": outbid }]));
+    let user = User::new();
+    user.file("prompts.jsonl", numbered(800));
+    let mut arguments = RUN.to_vec();
+    arguments.extend(["vast", "--echo-pace", "50", "--interruptible"]);
+    let output = cloud.piecework(&user, "vast", &arguments).output().expect("it runs");
+    assert_eq!(output.status.code(), Some(0), "{}", conversation(&output));
+    assert_eq!(ids(&user.folder().join("out.jsonl")), numbered_ids(800));
+    let world = cloud.world("vast");
+    let rentals = world["rentals"].as_array().expect("it lists them");
+    // More often than a machine that never works would be tried, and never the same one twice.
+    let mut wares: Vec<_> = rentals.iter().map(|rental| rental["ware"].to_string()).collect();
+    wares.sort();
+    wares.dedup();
+    assert_eq!((rentals.len(), wares.len(), &world["billed"]), (5, 5, &json!(0)), "{world:#}");
+}

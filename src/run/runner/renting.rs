@@ -54,7 +54,7 @@ impl Runner<'_> {
             match (stamp, adopted) {
                 (Some(stamp), Some(instance)) => {
                     let (number, attempt) = (stamp.slot, stamp.attempt);
-                    self.slots.push(Slot { number, attempt, stand: Stand::Vacant });
+                    self.slots.push(Slot { number, attempt, failures: 0, stand: Stand::Vacant });
                     self.hold(number, label, instance)?;
                 }
                 _ => self.leases.release(&label)?,
@@ -69,7 +69,7 @@ impl Runner<'_> {
             return;
         };
         slot.stand = Stand::Quoting;
-        let pause = Duration::from_secs(1) * slot.attempt;
+        let pause = Duration::from_secs(1) * slot.failures;
         let setting = self.tools.setting;
         let search = &setting.plan.search;
         let markets = setting.markets.only(&search.providers).map_err(str::to_owned);
@@ -183,8 +183,9 @@ impl Runner<'_> {
         order.setup = machine.setup(host_key.as_deref())?;
         order.expires = Some(clock::to_system(expires));
         if let Rental::Interruptible { floor } = offer.rental {
-            // What it costs now, and not more: outbid, it is cheaper to take another.
-            order.bid = Some(floor.max(offer.price));
+            // What wins now, and not more: outbid, it is cheaper to take another. The disk comes on
+            // top of it, and is in the offer's price.
+            order.bid = Some(floor);
         }
         let terms = Terms {
             provider: listed.market.clone(),
@@ -362,7 +363,8 @@ impl Runner<'_> {
         self.stand(number, Stand::Vacant);
         if let Some(slot) = self.slots.iter_mut().find(|slot| slot.number == number) {
             slot.attempt += 1;
-            if slot.attempt < ATTEMPTS && self.tools.ladder.level() == Stop::No {
+            slot.failures += 1;
+            if slot.failures < ATTEMPTS && self.tools.ladder.level() == Stop::No {
                 self.seek(number);
             }
         }
@@ -375,6 +377,10 @@ impl Runner<'_> {
         let Stand::Held(held) = std::mem::replace(&mut slot.stand, Stand::Vacant) else {
             return Ok(());
         };
+        if 0 < held.answered {
+            // It was of use; how often such a one is taken away is no reason to give up.
+            slot.failures = 0;
+        }
         self.queue.lost(held.worker);
         self.early.retain(|(from, _)| *from != held.worker);
         self.leases.release(&held.label)?;

@@ -1,6 +1,9 @@
 //! The computers behind the books: one process here for each instance that is billed.
 
-use super::{STUBS, State, lock, rental::Wish};
+use super::{
+    STUBS, State, lock,
+    rental::{Phase, Rental, Wish},
+};
 use crate::{InstanceId, InstanceState, Label, Local, Marketplace, Need, Order};
 use std::{collections::BTreeMap, ffi::OsString, fs, io, path::PathBuf, sync::Arc, time::Duration};
 use tokio::time::{MissedTickBehavior, interval};
@@ -42,11 +45,13 @@ impl Machines {
             let (owed, ended) = {
                 let mut books = lock(&state.books[name]);
                 books.expire();
-                let (ended, owed): (Vec<_>, Vec<_>) = books
-                    .rentals
-                    .iter()
-                    .cloned()
-                    .partition(|rental| rental.ended.is_some() || rental.is_halted());
+                // Outbid is billed for its disk, and runs no more.
+                let is_over = |rental: &Rental| {
+                    let outbid = matches!(rental.phase(true), Phase::Outbid);
+                    rental.ended.is_some() || rental.is_halted() || outbid
+                };
+                let (ended, owed): (Vec<_>, Vec<_>) =
+                    books.rentals.iter().cloned().partition(is_over);
                 (owed, ended)
             };
             for rental in ended {
