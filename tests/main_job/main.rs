@@ -3,11 +3,13 @@
 
 mod bad_input;
 mod cleanup;
+mod cuts;
 mod interrupts;
 mod kills;
 mod links;
 mod marketplaces;
 mod prices;
+mod seeds;
 mod watchdog;
 mod whole;
 
