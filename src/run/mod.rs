@@ -160,8 +160,15 @@ pub async fn run(setting: Setting, events: Events, ladder: Ladder) -> Result<Out
     };
     if tally.done + tally.failed == plan.prompts {
         events.send(Event::Ordering);
-        match put_in_order(&setting, files).await {
-            Ok(ordered) => {
+        // Somebody who has said stop before means the work, which is over.
+        let enough = ladder.level().max(Stop::Drain).harder();
+        let ordered = tokio::select! {
+            ordered = put_in_order(&setting, files) => Some(ordered),
+            // It may be left anywhere, and is done again by `resume`.
+            () = ladder.at_least(enough) => None,
+        };
+        match ordered {
+            Some(Ok(ordered)) => {
                 summary.complete = true;
                 (summary.done, summary.failed) = (ordered.completed, ordered.failed);
                 (summary.tokens_in, summary.tokens_out) = (ordered.tokens_in, ordered.tokens_out);
@@ -170,7 +177,8 @@ pub async fn run(setting: Setting, events: Events, ladder: Ladder) -> Result<Out
                 // A run that came to its end all the same was not stopped.
                 why = why.filter(|why| !matches!(why, Why::Stopped(_)));
             }
-            Err(error) => why = Some(Why::Results(error)),
+            Some(Err(error)) => why = Some(Why::Results(error)),
+            None => why = Some(Why::Stopped("stopped".to_owned())),
         }
     }
     summary.seconds = begun.elapsed().as_secs_f64();
@@ -197,7 +205,12 @@ struct Stage<'a> {
 async fn work(stage: Stage<'_>, leases: &mut Leases) -> Result<Worked, RunError> {
     let Stage { setting, generation, guard, events, ladder, begun } = stage;
     let plan = &setting.plan;
-    let Opened { survey, sink, resumed, key, pins } = open(setting).await?;
+    let opened = tokio::select! {
+        opened = open(setting) => opened?,
+        // Nothing is begun yet that could be finished first.
+        () = ladder.at_least(Stop::Drain) => return Ok(Worked::stopped()),
+    };
+    let Opened { survey, sink, resumed, key, pins } = opened;
     let done = resumed.done();
     events.send(Event::RunStarted {
         run: plan.run.clone(),

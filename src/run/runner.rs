@@ -101,6 +101,11 @@ impl Worked {
     pub(super) fn crashed() -> Self {
         Self { tally: Tally::default(), why: Some(Why::Crashed) }
     }
+
+    /// It was told to stop before it began.
+    pub(super) fn stopped() -> Self {
+        Self { tally: Tally::default(), why: Some(Why::Stopped("stopped".to_owned())) }
+    }
 }
 
 /// What a runner works with.

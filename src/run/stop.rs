@@ -1,5 +1,6 @@
 //! The ladder of stopping: it only rises.
 
+use rustix::process::Signal;
 use std::io;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -65,8 +66,12 @@ impl Ladder {
     }
 
     /// Lets the terminal and the system raise it: ^C and SIGTERM by one rung each time, SIGHUP
-    /// (the terminal is gone, so nobody waits for a drain) to [`Stop::Kill`].
+    /// (the terminal is gone, so nobody waits for a drain) to [`Stop::Kill`]. SIGXFSZ, which comes
+    /// with a write beyond the limit on a file's size and would end the process, is heard and
+    /// ignored: the write fails as well, and is told as any other.
     pub fn obey_signals(&self) -> io::Result<()> {
+        // Once it was listened for it does no harm, whether anybody listens or not.
+        drop(signal(SignalKind::from_raw(Signal::XFSZ.as_raw()))?);
         for (kind, rung) in [
             (SignalKind::interrupt(), None),
             (SignalKind::terminate(), None),

@@ -183,3 +183,43 @@ fn a_full_disk_ends_the_run_and_resume_goes_on_once_there_is_room() {
     user.assert_nothing_left();
     drop(disk);
 }
+
+#[test]
+fn a_limit_on_the_size_of_files_is_told_as_a_full_disk_and_resume_goes_on_without_it() {
+    let user = User::new();
+    user.file("prompts.jsonl", numbered(2000));
+    // The worker itself would be too large a file.
+    let real = Path::new(env!("CARGO_BIN_EXE_piecework")).with_file_name("piecework-worker");
+    let worker = user.file("worker", format!("#!/bin/sh\nexec '{}' \"$@\"\n", real.display()));
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(worker, mode).expect("it is ours");
+    let run = "run prompts.jsonl --engine echo --echo-pace 1000 --out out.jsonl --worker worker";
+    let program = user.piecework(&run.split(' ').collect::<Vec<_>>());
+    // 100 or 200 KB, as shells count in blocks of 512 or 1024 bytes.
+    let output = limited(&program, "ulimit -f 200").output().expect("there is a shell");
+    assert_eq!(output.status.code(), Some(1), "{}", conversation(&output));
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        told.contains("there is no more room for") && told.contains("piecework resume"),
+        "{told}"
+    );
+    user.assert_nothing_left();
+    user.done(&["resume", "last", "--worker", "worker"]);
+    assert_eq!(ids(&user.folder().join("out.jsonl")), crate::program::numbered_ids(2000));
+    user.assert_nothing_left();
+}
+
+/// The same program, started by a shell that has done something else first.
+fn limited(program: &Command, first: &str) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-ec", &format!("{first}; exec \"$0\" \"$@\"")]);
+    shell.arg(program.get_program()).args(program.get_args());
+    for (name, value) in program.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    shell.current_dir(program.get_current_dir().expect("it has one"));
+    shell
+}

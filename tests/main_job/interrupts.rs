@@ -1,7 +1,13 @@
 //! Runs that are told to stop.
 
 use crate::program::{User, conversation, eventually, ids, numbered, numbered_ids, signal};
-use std::{path::Path, process::Child};
+use rustix::fs::OFlags;
+use std::{
+    fs::{self, File},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+    process::{Child, Command, Stdio},
+};
 
 const PROMPTS: usize = 400;
 const RUN: [&str; 8] =
@@ -101,4 +107,68 @@ fn an_interrupt_at_any_moment_is_told_by_the_exit_code() {
         assert_eq!(output.status.code(), Some(6), "{moment} ms\n{}", conversation(&output));
         user.assert_nothing_left();
     }
+}
+
+#[test]
+fn interrupts_end_the_ordering_and_resume_does_it_again() {
+    let user = User::new();
+    user.file("prompts.jsonl", numbered(PROMPTS));
+    // Nobody reads what is written, so that the ordering never ends.
+    let mut program = user.start(&["run", "prompts.jsonl", "--engine", "echo", "--out", "-"]);
+    user.only_instance();
+    let offsets = user.only_run().join("completions.offsets");
+    eventually("the ordering", || offsets.exists().then_some(()));
+    let status = eventually("the end", || {
+        signal(&program.id().to_string(), "INT");
+        program.try_wait().expect("it can be asked")
+    });
+    let output = program.wait_with_output().expect("it has ended");
+    assert_eq!(status.code(), Some(6), "{}", conversation(&output));
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("go on with: piecework resume"), "{told}");
+    user.assert_nothing_left();
+    let resumed = user.done(&["resume", "last"]);
+    let path = user.file("resumed.jsonl", resumed.stdout);
+    assert_eq!(ids(&path), numbered_ids(PROMPTS));
+}
+
+#[test]
+fn one_interrupt_ends_the_look_through_the_prompts_of_a_resumed_run() {
+    let user = User::new();
+    let program = working(&user);
+    signal(&program.id().to_string(), "HUP");
+    program.wait_with_output().expect("it ends");
+    // Prompts that never come to their end.
+    let (prompts, aside) = (user.folder().join("prompts.jsonl"), user.folder().join("aside"));
+    fs::rename(&prompts, &aside).expect("it can be moved");
+    assert!(Command::new("mkfifo").arg(&prompts).status().expect("it runs").success());
+    let program = user.start(&["resume", "last"]);
+    let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).expect("a flag is small");
+    let writer = eventually("a reader", || {
+        File::options().write(true).custom_flags(nonblocking).open(&prompts).ok()
+    });
+    signal(&program.id().to_string(), "INT");
+    let output = program.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(6), "{}", conversation(&output));
+    user.assert_nothing_left();
+    drop(writer);
+    fs::rename(&aside, &prompts).expect("it can be moved back");
+    user.done(&["resume", "last"]);
+    assert_eq!(ids(&user.folder().join("out.jsonl")), numbered_ids(PROMPTS));
+}
+
+#[test]
+fn a_run_killed_while_it_first_looks_through_its_prompts_is_in_nobodys_way() {
+    let user = User::new();
+    let mut command = user.piecework(&["run", "-", "--engine", "echo"]);
+    let mut program = command.stdin(Stdio::piped()).spawn().expect("it runs");
+    let runs = user.folder().join("home/runs");
+    eventually("a run", || fs::read_dir(&runs).ok()?.next()?.ok());
+    program.kill().expect("it can be killed");
+    program.wait().expect("it ends");
+    user.assert_nothing_left();
+    let resumed = user.run(&["resume", "last"]);
+    assert_eq!(resumed.status.code(), Some(1), "{}", conversation(&resumed));
+    let told = String::from_utf8_lossy(&resumed.stderr);
+    assert!(told.contains("there is no run `last`"), "{told}");
 }
