@@ -202,10 +202,19 @@ impl Broken {
 
 /// Talks to a worker until its instance is lost or nobody listens any more.
 pub async fn talk(talk: Talk, orders: UnboundedReceiver<Say>, said: Sender<(WorkerId, Said)>) {
+    #[cfg(debug_assertions)]
+    crash_if_asked(&talk);
     let (alive, begun) = (Instant::now(), Instant::now());
     let (path, up, armed) = (None, false, false);
     let talker = Talker { talk, orders, said, conversation: 0, path, up, armed, alive, begun };
     talker.run().await;
+}
+
+/// Panics with all that a conversation knows where `PIECEWORK_CRASH` is set, so that tests can
+/// search what a panic shows, and see that it costs nothing. Not in release builds.
+#[cfg(debug_assertions)]
+fn crash_if_asked(talk: &Talk) {
+    assert!(std::env::var_os("PIECEWORK_CRASH").is_none(), "as PIECEWORK_CRASH asks: {talk:?}");
 }
 
 struct Talker {

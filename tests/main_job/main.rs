@@ -9,6 +9,7 @@ mod kills;
 mod links;
 mod marketplaces;
 mod prices;
+mod secrets;
 mod seeds;
 mod watchdog;
 mod whole;

@@ -1,5 +1,5 @@
 //! A whole session with another key at each marketplace: whatever goes wrong, none of them is in
-//! anything that is said, kept, or started.
+//! anything that is said, kept, or started. Whole runs that rent are in `tests/main_job/secrets.rs`.
 
 use crate::shopper::{Said, Shopper};
 use providers::{

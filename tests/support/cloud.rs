@@ -15,7 +15,7 @@ use tempfile::TempDir;
 pub(crate) struct Cloud {
     process: Child,
     urls: Value,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Cloud {
@@ -50,7 +50,7 @@ impl Cloud {
             return None;
         }
         let urls = serde_json::from_str(&line).expect("it is a line of JSON");
-        Some(Self { process, urls, _folder: folder })
+        Some(Self { process, urls, folder })
     }
 
     /// The program with these arguments, which knows these marketplaces and has a key for this one.
@@ -71,6 +71,11 @@ impl Cloud {
     /// The key that opens every account.
     pub(crate) fn key(&self) -> &str {
         self.urls["key"].as_str().expect("there is one")
+    }
+
+    /// Where it keeps its machines and their start scripts.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// What really is, at one marketplace.
