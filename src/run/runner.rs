@@ -151,6 +151,8 @@ pub(super) struct Runner<'a> {
     quotes: Pipe<(u32, Quote)>,
     /// Machines and offers that are taken or have failed.
     avoid: BTreeSet<String>,
+    /// Marketplaces that take no orders: they reject the key, or want money first.
+    closed: BTreeSet<String>,
     /// How many offers were gone when they were ordered.
     gone: u32,
 }
@@ -190,6 +192,7 @@ impl<'a> Runner<'a> {
             said: channel(INBOX),
             quotes: channel(INBOX),
             avoid: BTreeSet::new(),
+            closed: BTreeSet::new(),
             gone: 0,
         }
     }

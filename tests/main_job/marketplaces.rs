@@ -118,3 +118,48 @@ fn a_marketplace_without_a_key_points_to_login() {
     hint: log in with `piecework login lambda`
     ");
 }
+
+#[test]
+fn a_marketplace_that_takes_no_orders_leaves_the_run_to_the_others() {
+    let Some(cloud) = Cloud::start("a marketplace that takes no orders") else { return };
+    let run = ["run", "prompts.jsonl", "--engine", "echo", "--yes"];
+    let two = ["--provider", "vast", "--provider", "runpod"];
+    let no_money = json!({ "rental": "out_of_funds" });
+    let wrong_key = json!({ "status": { "code": 401, "retry_after": null } });
+    for (rentals, fault) in [(1, &no_money), (2, &wrong_key)] {
+        cloud.plan(&json!([{ "provider": "vast", "call": "rent", "times": 99, "fault": fault }]));
+        let user = User::new();
+        user.file("prompts.jsonl", numbered(20));
+        let mut command = cloud.piecework(&user, "vast", &run);
+        let output = command.args(two).env("RUNPOD_API_KEY", cloud.key()).output();
+        let output = output.expect("it runs");
+        assert_eq!(output.status.code(), Some(0), "{}", conversation(&output));
+        assert_eq!(cloud.world("vast")["rentals"], json!([]));
+        let world = cloud.world("runpod");
+        let rented = world["rentals"].as_array().expect("it lists them").len();
+        assert_eq!((rented, &world["billed"]), (rentals, &json!(0)), "{world:#}");
+    }
+
+    // Where none of them does, there is nobody left to ask.
+    cloud.plan(&json!([{ "call": "rent", "times": 99, "fault": no_money }]));
+    let user = User::new();
+    user.file("prompts.jsonl", numbered(20));
+    let mut command = cloud.piecework(&user, "vast", &run);
+    let output = command.args(two).env("RUNPOD_API_KEY", cloud.key()).output().expect("it runs");
+    assert_eq!(output.status.code(), Some(1), "{}", conversation(&output));
+    assert_eq!(cloud.world("runpod")["billed"], 0);
+}
+
+#[test]
+fn a_budget_that_is_too_small_for_all_machines_is_enough_for_some() {
+    let Some(cloud) = Cloud::start("a budget for some machines") else { return };
+    let user = User::new();
+    user.file("prompts.jsonl", numbered(20));
+    let run = ["run", "prompts.jsonl", "--engine", "echo", "--yes", "--provider", "vast"];
+    let mut command = cloud.piecework(&user, "vast", &run);
+    let output = command.args(["--machines", "3", "--budget", "0.05"]).output().expect("it runs");
+    assert_eq!(output.status.code(), Some(0), "{}", conversation(&output));
+    let world = cloud.world("vast");
+    only_rental(&world);
+    assert_eq!(world["billed"], 0);
+}

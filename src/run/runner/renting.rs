@@ -72,7 +72,7 @@ impl Runner<'_> {
         let pause = Duration::from_secs(1) * slot.failures;
         let setting = self.tools.setting;
         let search = &setting.plan.search;
-        let markets = setting.markets.only(&search.providers).map_err(str::to_owned);
+        let markets = setting.markets.only(&self.open_markets()).map_err(str::to_owned);
         let need = search.need(setting.shape.as_ref());
         let quotes = self.quotes.0.clone();
         tokio::spawn(async move {
@@ -83,6 +83,15 @@ impl Runner<'_> {
             };
             drop(quotes.send((number, quote)).await);
         });
+    }
+
+    /// The marketplaces that take orders, as far as is known; all of them where none does, for who
+    /// has asked may have mended it since.
+    fn open_markets(&self) -> Vec<String> {
+        let all = &self.tools.setting.plan.search.providers;
+        let open: Vec<_> =
+            all.iter().filter(|name| !self.closed.contains(*name)).cloned().collect();
+        if open.is_empty() { all.clone() } else { open }
     }
 
     /// Orders the best offer that was found for a slot.
@@ -153,7 +162,8 @@ impl Runner<'_> {
         let mut time = plan.deadline.saturating_sub(self.tools.begun.elapsed()) + LEASE_MARGIN;
         let traffic = traffic(offer, setting);
         if let Some(budget) = plan.budget {
-            let waiting = |slot: &&Slot| matches!(slot.stand, Stand::Vacant | Stand::Quoting);
+            // This slot is one of them. What is vacant now stays so.
+            let waiting = |slot: &&Slot| matches!(slot.stand, Stand::Quoting);
             let sharers = self.slots.iter().filter(waiting).count().max(1);
             let left = purse::left(self.leases.books(), budget, now);
             let share = Usd(left.0 / sharers as u64);
@@ -238,6 +248,9 @@ impl Runner<'_> {
             Err(error) => {
                 if matches!(&error, LeaseError::Market(e) if e.kind == ErrorKind::OfferGone) {
                     self.avoid.insert(shortlist::key(&listed));
+                }
+                if is_closed(&error) {
+                    self.closed.insert(listed.market.clone());
                 }
                 let owed = self.leases.books().owed().any(|(owed, _)| *owed == label);
                 if owed {
@@ -337,8 +350,10 @@ impl Runner<'_> {
         let is_final = matches!(
             why,
             Why::NoOffer(_) | Why::Budget { .. } | Why::Template(_) | Why::HostKeys(_)
-        ) || matches!(&why, Why::Lease(LeaseError::Market(error))
-                if matches!(error.kind, ErrorKind::Unauthorized | ErrorKind::OutOfFunds));
+        );
+        let closed = matches!(&why, Why::Lease(error) if is_closed(error));
+        let all = &self.tools.setting.plan.search.providers;
+        let is_final = is_final || closed && all.iter().all(|name| self.closed.contains(name));
         let gone = matches!(&why, Why::Lease(LeaseError::Market(error))
             if error.kind == ErrorKind::OfferGone);
         let reason = describe(&why);
@@ -347,6 +362,10 @@ impl Runner<'_> {
         self.stand(number, Stand::Vacant);
         if is_final {
             return if others { Ok(()) } else { Err(why) };
+        }
+        if closed {
+            self.seek(number);
+            return Ok(());
         }
         // Offers spoil within seconds, and another is at hand.
         self.gone += u32::from(gone);
@@ -395,6 +414,12 @@ impl Runner<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether a marketplace that says so takes no other order either, until somebody sees to it.
+fn is_closed(error: &LeaseError) -> bool {
+    matches!(error, LeaseError::Market(error)
+        if matches!(error.kind, ErrorKind::Unauthorized | ErrorKind::OutOfFunds))
 }
 
 /// Whether a price is more than the tolerance above the one that was quoted.
