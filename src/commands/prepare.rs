@@ -23,9 +23,9 @@ use crate::{
     settings::Settings,
     shortlist::{Pick, Search, Task},
 };
-use providers::{Host, Provider, Usd};
+use providers::{Host, Provider, Usd, UsdPerHour};
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -71,7 +71,7 @@ pub(super) async fn prepare(
         Task { engine: engine.to_owned(), weights: allowed_weights(args), input, output }
     });
     let providers = chosen.iter().map(|(name, _)| name.to_owned()).collect();
-    let search = Search { providers, wish: settings.wish.clone(), task };
+    let mut search = Search { providers, wish: settings.wish.clone(), task };
     let need = search.need(shape.as_ref());
     let catalog = catalog::ask(&chosen, &need, catalog::PATIENCE).await;
     if let (0, Some(silence)) = (catalog.answered, catalog.failed.first()) {
@@ -100,9 +100,12 @@ pub(super) async fn prepare(
     let slowest = slowest.map(|(best, (time, _))| time.mul_f64(best.rate.error * SLACK));
     let deadline =
         settings.deadline.unwrap_or_else(|| LEASE_LIMIT.max(slowest.unwrap_or_default()));
+    let ceiling = ceiling(settings, &picks, machines);
+    search.wish.ceiling = ceiling;
     let offer = &best.listed.offer;
     let held = offer.billing.charged(deadline + LEASE_MARGIN);
-    let all = Usd(offer.price.over(held).0.saturating_mul(u64::from(machines)));
+    let dearest = ceiling.unwrap_or(offer.price);
+    let all = Usd(dearest.over(held).0.saturating_mul(u64::from(machines)));
     let worst = settings.budget.map_or(all, |budget| budget.min(all));
     let cheaper = work.zip(estimate).and_then(|(work, (_, cost))| {
         let quotes = hosted::quotes(model, shape.as_ref(), &work, &[]);
@@ -135,9 +138,16 @@ impl Prepared {
             return true;
         }
         let (machines, market) = (self.machines, &self.best.listed.market);
-        report::note(&format!("{machines} × {} from {market} at {}", in_words(offer), offer.price));
+        let each = match machines {
+            1 => String::new(),
+            several => format!("{several} machines, each "),
+        };
+        report::note(&format!("{each}{} from {market} at {}", in_words(offer), offer.price));
         let within = words::time(self.deadline);
-        let worst = self.worst;
+        let worst = match self.search.wish.ceiling {
+            Some(ceiling) => format!("{} at {ceiling} or less each", self.worst),
+            None => self.worst.to_string(),
+        };
         report::note(&match self.estimate {
             Some((time, cost)) => {
                 format!("about {} and {cost}; at most {worst}, within {within}", words::time(time))
@@ -210,6 +220,25 @@ async fn look_through(
 fn work(search: &Search, survey: &Survey) -> Option<Workload> {
     let Task { input, output, .. } = search.task.as_ref()?;
     Some(Workload { prompts: survey.prompts.max(1), input: *input, output: *output })
+}
+
+/// What a machine may cost: as much as was said, or a quarter more than the dearest that would be
+/// rented now. Offers come and go, and what is said to be the most that a run costs must hold for
+/// those that come later. None where nothing costs anything.
+fn ceiling(settings: &Settings, picks: &[Pick], machines: u32) -> Option<UsdPerHour> {
+    if settings.wish.ceiling.is_some() {
+        return settings.wish.ceiling;
+    }
+    // At each marketplace that was named, for any of them may be the one that has a machine.
+    let mut of_each: BTreeMap<&str, Vec<UsdPerHour>> = BTreeMap::new();
+    for Pick { listed, .. } in picks {
+        let prices = of_each.entry(&listed.market).or_default();
+        if prices.len() < machines as usize {
+            prices.push(listed.offer.price);
+        }
+    }
+    let dearest = of_each.into_values().flatten().max().filter(|price| price.0 != 0)?;
+    Some(UsdPerHour(dearest.0.saturating_mul(5) / 4))
 }
 
 /// How many machines: as many as was said, or as few as keep the deadline and the budget.

@@ -113,6 +113,9 @@ pub enum Loss {
     /// The instance is at fault: another may do better.
     #[error("{0}")]
     Instance(String),
+    /// The marketplace has taken the instance back, which is nobody's fault.
+    #[error("{0}")]
+    Taken(String),
     /// The work is at fault: another would fail as well.
     #[error("{0}")]
     Work(String),
@@ -195,7 +198,8 @@ impl Broken {
             | Self::HungUp
             | Self::Silent
             | Self::Unheard => None,
-            Self::NotReady(_) | Self::Start(_) | Self::Install(_) => instance(),
+            Self::NotReady(NotReady::Lost(_) | NotReady::Gone) => Some(Loss::Taken(describe(self))),
+            Self::NotReady(NotReady::TooSlow(_)) | Self::Start(_) | Self::Install(_) => instance(),
         }
     }
 }

@@ -6,8 +6,18 @@ use crate::{
 };
 use serde_json::json;
 
-const RUN: [&str; 8] =
-    ["run", "prompts.jsonl", "--engine", "echo", "--yes", "--out", "out.jsonl", "--provider"];
+const RUN: [&str; 10] = [
+    "run",
+    "prompts.jsonl",
+    "--engine",
+    "echo",
+    "--yes",
+    "--out",
+    "out.jsonl",
+    "--max-price",
+    "50",
+    "--provider",
+];
 
 #[test]
 fn an_instance_that_is_dearer_than_it_was_quoted_is_given_back_at_once() {
@@ -49,4 +59,23 @@ fn machines_that_are_taken_back_are_ended_and_replaced_as_often_as_it_takes() {
     wares.sort();
     wares.dedup();
     assert_eq!((rentals.len(), wares.len(), &world["billed"]), (5, 5, &json!(0)), "{world:#}");
+}
+
+#[test]
+fn what_is_rented_later_keeps_to_the_most_that_was_said() {
+    let Some(cloud) = Cloud::start("what is rented later") else { return };
+    let gone = json!({ "rental": "offer_gone" });
+    cloud.plan(&json!([{ "provider": "vast", "call": "rent", "times": 19, "fault": gone }]));
+    let user = User::new();
+    user.file("prompts.jsonl", numbered(5));
+    let arguments = ["run", "prompts.jsonl", "--engine", "echo", "--provider", "vast", "--yes"];
+    let output = cloud.piecework(&user, "vast", &arguments).output().expect("it runs");
+    // The cheapest go, and none of those that are left is as cheap as was said.
+    let said = conversation(&output);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(
+        said.contains("or less each") && said.contains("vast has no offer that fits"),
+        "{said}"
+    );
+    assert_eq!(cloud.world("vast")["rentals"], json!([]));
 }

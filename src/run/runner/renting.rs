@@ -396,7 +396,7 @@ impl Runner<'_> {
         let Stand::Held(held) = std::mem::replace(&mut slot.stand, Stand::Vacant) else {
             return Ok(());
         };
-        if 0 < held.answered {
+        if matches!(loss, Loss::Taken(_)) && 0 < held.answered {
             // It was of use; how often such a one is taken away is no reason to give up.
             slot.failures = 0;
         }
@@ -410,7 +410,7 @@ impl Runner<'_> {
         match loss {
             Loss::Work(_) | Loss::Fenced if !anybody_works => return Err(Why::Work(loss)),
             Loss::Work(_) | Loss::Fenced => {}
-            Loss::Instance(_) => self.try_again(number),
+            Loss::Instance(_) | Loss::Taken(_) => self.try_again(number),
         }
         Ok(())
     }
