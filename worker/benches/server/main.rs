@@ -96,7 +96,10 @@ async fn drive(server: &Server, model: &str, count: u64, kills: u64) -> Driven {
     controller.say(ToWorker::Prompts((0..count).map(prompt).collect())).await;
     let (mut done, mut answered, mut tokens, mut killed) = (BTreeSet::new(), 0, 0, 0);
     while (done.len() as u64) < count {
-        let Some(message) = controller.hear().await else { break };
+        let Some(message) = controller.hear().await else {
+            println!("worker, the conversation ended early: {}", remains(home.path()));
+            break;
+        };
         if let ToController::Broken { reason } = &message {
             println!("worker, the engine broke: {reason}");
         }
@@ -142,6 +145,25 @@ fn best_of(notes: &str) -> Option<f64> {
         rest.split_once(' ')?.0.parse::<f64>().ok()
     };
     notes.lines().filter_map(rate).max_by(f64::total_cmp)
+}
+
+/// What is left of a worker whose conversation has ended: who still runs, and what was noted.
+fn remains(folder: &Path) -> String {
+    let folder = folder.canonicalize().unwrap();
+    let lives_there = |process: &fs::DirEntry| {
+        fs::read_link(process.path().join("cwd")).is_ok_and(|cwd| cwd == folder)
+    };
+    let name = |process: fs::DirEntry| {
+        let arguments = fs::read(process.path().join("cmdline")).unwrap_or_default();
+        let arguments = String::from_utf8_lossy(&arguments).into_owned();
+        arguments.split('\0').take(2).collect::<Vec<_>>().join(" ")
+    };
+    let processes = fs::read_dir("/proc").unwrap().flatten().filter(lives_there);
+    let names: Vec<String> = processes.map(name).collect();
+    let log = fs::read_to_string(folder.join("log")).unwrap_or_default();
+    let notes = fs::read_to_string(folder.join("servers.log")).unwrap_or_default();
+    let last = notes.lines().last().unwrap_or_default();
+    format!("{names:?} still run, its log is {log:?}, its last note is {last:?}")
 }
 
 /// Kills the server of the worker in a folder, if it runs.
