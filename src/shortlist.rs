@@ -8,7 +8,7 @@ use crate::{
     engines::Engine,
     model::{Shape, Weights},
     need::{Workload, disk, need},
-    template::least_disk,
+    template::{self, least_disk},
     wish::{self, Wish},
 };
 use providers::{Mib, Need, Usd};
@@ -22,6 +22,8 @@ pub struct Search {
     pub providers: Vec<String>,
     /// Which offers will do.
     pub wish: Wish,
+    /// The name of the engine that is to run there.
+    pub engine: String,
     /// What there is to do, where it can be told how fast a machine does it.
     pub task: Option<Task>,
 }
@@ -29,8 +31,6 @@ pub struct Search {
 /// What there is to do, in the words that a machine's speed is told in.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Task {
-    /// The engine's name.
-    pub engine: String,
     /// How the weights may be kept.
     pub weights: Vec<Weights>,
     /// Tokens of a prompt, on average.
@@ -71,10 +71,10 @@ impl Search {
         };
         let work = Workload { prompts: 1, input: task.input, output: task.output };
         // Without coefficients for a GPU, a machine without one may do.
-        let on_gpu = Engine::named(&task.engine, false)
+        let on_gpu = Engine::named(&self.engine, false)
             .map(|engine| need(shape, engine, &task.weights, &work, false))
             .unwrap_or_default();
-        let either = Engine::named(&task.engine, true).is_some();
+        let either = Engine::named(&self.engine, true).is_some();
         let vram = if either { wish.vram } else { wish.vram.max(on_gpu.vram) };
         Need { vram, disk, ..wish }
     }
@@ -82,8 +82,8 @@ impl Search {
     /// Disk to rent: as much as is wished for, and as much as the model and the engine need.
     pub fn disk(&self, shape: Option<&Shape>) -> Mib {
         let needed = self.task.as_ref().zip(shape).and_then(|(task, shape)| {
-            let engine = Engine::named(&task.engine, false);
-            let engine = engine.or_else(|| Engine::named(&task.engine, true))?;
+            let engine = Engine::named(&self.engine, false);
+            let engine = engine.or_else(|| Engine::named(&self.engine, true))?;
             Some(disk(shape, engine, &task.weights))
         });
         self.wish.disk.max(needed.unwrap_or_default()).max(least_disk())
@@ -102,12 +102,15 @@ impl Search {
     ) -> (Vec<Pick>, Vec<(Listed, String)>) {
         let (mut fit, mut unlike) = (Vec::new(), Vec::new());
         for listed in offers {
-            match wish::fits(&self.wish, &listed.offer) {
+            // An offer of a machine that the engine can't be put on is none, whatever it costs.
+            let runs = template::image(listed.offer.host, &self.engine).map_err(|e| e.to_string());
+            let fits = wish::fits(&self.wish, &listed.offer).map_err(|why| why.to_string());
+            match fits.and(runs.map(drop)) {
                 Ok(()) if avoid.contains(&key(&listed)) => {
                     unlike.push((listed, "it has failed, or is taken".to_owned()));
                 }
                 Ok(()) => fit.push(listed),
-                Err(why) => unlike.push((listed, why.to_string())),
+                Err(why) => unlike.push((listed, why)),
             }
         }
         let mut picks: Vec<Pick> = match self.task.as_ref().zip(shape) {
@@ -121,7 +124,7 @@ impl Search {
                     model,
                     shape,
                     work,
-                    engine: &task.engine,
+                    engine: &self.engine,
                     allowed: &task.weights,
                     ceiling: self.wish.ceiling,
                     interruptible: self.wish.interruptible,
@@ -150,7 +153,7 @@ impl Search {
 mod tests {
     use super::*;
     use crate::catalogue::entries;
-    use providers::{Gpus, Offer, OfferId, Rental, UsdPerHour};
+    use providers::{Gpus, Host, Offer, OfferId, Rental, UsdPerHour};
 
     fn listed(id: &str, gpu: &str, gib: u64, price: u64) -> Listed {
         let gpus = Gpus { name: gpu.to_owned(), count: 1, vram: Mib::from_gib(gib) };
@@ -167,7 +170,8 @@ mod tests {
     }
 
     fn search(task: Option<Task>) -> Search {
-        Search { providers: vec!["acme".to_owned()], wish: Wish::default(), task }
+        let (providers, engine) = (vec!["acme".to_owned()], "vllm".to_owned());
+        Search { providers, wish: Wish::default(), engine, task }
     }
 
     fn ids(picks: &[Pick]) -> Vec<&str> {
@@ -197,15 +201,21 @@ mod tests {
     }
 
     #[test]
+    fn a_machine_that_the_engine_can_not_be_put_on_is_no_offer() {
+        let mut vm = listed("vm", "RTX 4090", 24, 10);
+        vm.offer.host = Host::Vm;
+        let offers = vec![vm, listed("container", "RTX 4090", 24, 340_000)];
+        let (picks, unlike) = search(None).shortlist(offers, None, "m", 1, &BTreeSet::new());
+        assert_eq!(ids(&picks), ["container"]);
+        assert!(unlike[0].1.contains("can't be put on a virtual machine yet"), "{unlike:?}");
+    }
+
+    #[test]
     fn with_a_model_the_cheapest_for_the_work_comes_first() {
         let entry = entries().iter().find(|entry| entry.name == "Llama-3.1-8B-Instruct");
         let shape = entry.expect("it is known").config.shape().expect("it has a shape");
-        let task = Task {
-            engine: "vllm".to_owned(),
-            weights: vec![Weights::Bf16, Weights::Fp8],
-            input: 1_000.0,
-            output: 200.0,
-        };
+        let task =
+            Task { weights: vec![Weights::Bf16, Weights::Fp8], input: 1_000.0, output: 200.0 };
         let search = search(Some(task));
         let none = BTreeSet::new();
         let dear = Listed {

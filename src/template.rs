@@ -93,14 +93,10 @@ impl Machine<'_> {
     /// What it is started with. `host_key` is a private key in OpenSSH's form, for a machine that
     /// takes one.
     pub fn setup(&self, host_key: Option<&str>) -> Result<Setup, TemplateError> {
-        let images = match self.host {
-            Host::ThisComputer => return Ok(Setup::default()),
-            Host::Container => (&file().container, "a container"),
-            Host::Vm => (&file().vm, "a virtual machine"),
-        };
-        let (images, kind) = images;
-        let no_image = || TemplateError::NoImage { engine: self.engine.to_owned(), kind };
-        let image = images.get(self.engine).ok_or_else(no_image)?.clone();
+        if self.host == Host::ThisComputer {
+            return Ok(Setup::default());
+        }
+        let image = image(self.host, self.engine)?.to_owned();
         let start = self.start(host_key)?;
         Ok(Setup { image, start, disk: self.disk.max(least_disk()), env: BTreeMap::new() })
     }
@@ -130,6 +126,18 @@ impl Machine<'_> {
         }
         Ok(script)
     }
+}
+
+/// The image for an engine on such a machine; empty where none is needed, or the marketplace's usual
+/// one will do.
+pub fn image(host: Host, engine: &str) -> Result<&'static str, TemplateError> {
+    let (images, kind) = match host {
+        Host::ThisComputer => return Ok(""),
+        Host::Container => (&file().container, "a container"),
+        Host::Vm => (&file().vm, "a virtual machine"),
+    };
+    let image = images.get(engine).map(String::as_str);
+    image.ok_or_else(|| TemplateError::NoImage { engine: engine.to_owned(), kind })
 }
 
 /// Disk to rent where the model's size is not known.

@@ -68,10 +68,11 @@ pub(super) async fn prepare(
     let known = Engine::named(engine, false).or_else(|| Engine::named(engine, true));
     let task = known.filter(|_| shape.is_some()).map(|_| {
         let (input, output) = lengths(&survey, &settings.job.defaults);
-        Task { engine: engine.to_owned(), weights: allowed_weights(args), input, output }
+        Task { weights: allowed_weights(args), input, output }
     });
     let providers = chosen.iter().map(|(name, _)| name.to_owned()).collect();
-    let mut search = Search { providers, wish: settings.wish.clone(), task };
+    let (wish, engine) = (settings.wish.clone(), engine.to_owned());
+    let mut search = Search { providers, wish, engine, task };
     let need = search.need(shape.as_ref());
     let catalog = catalog::ask(&chosen, &need, catalog::PATIENCE).await;
     if let (0, Some(silence)) = (catalog.answered, catalog.failed.first()) {
@@ -259,7 +260,7 @@ fn fleet(
         model: &settings.job.model.name,
         shape,
         work,
-        engine: &task.engine,
+        engine: &search.engine,
         allowed: &task.weights,
         ceiling: search.wish.ceiling,
         interruptible: search.wish.interruptible,

@@ -120,7 +120,12 @@ async fn run_cut_every(folder: &Path, prompts: usize, period: Option<Duration>) 
             seed: 0,
             defaults: "{}".into(),
         },
-        search: Search { providers: vec!["local".into()], wish: Wish::default(), task: None },
+        search: Search {
+            providers: vec!["local".into()],
+            wish: Wish::default(),
+            engine: "echo".into(),
+            task: None,
+        },
         machines: 1,
         budget: None,
         deadline: Duration::from_hours(1),
