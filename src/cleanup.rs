@@ -297,6 +297,7 @@ mod tests {
             offer: providers::OfferId("1".into()),
             machine: None,
             billing: providers::Billing::default(),
+            traffic: providers::Usd(0),
             price: UsdPerHour(1),
             worst: Usd(1),
             expires: at(NOW),

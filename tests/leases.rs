@@ -66,6 +66,7 @@ impl Bench {
             offer: offer.id.clone(),
             machine: None,
             billing: providers::Billing::default(),
+            traffic: providers::Usd(0),
             price: offer.price,
             worst: Usd(1),
             expires: jiff::Timestamp::UNIX_EPOCH,

@@ -14,12 +14,15 @@ use crate::{
     exit::Exit,
     hosted::{self, Likeness},
     leases::{Markets, describe},
-    model::{Shape, shape_of},
+    model::{Shape, Weights, shape_of},
     need::Workload,
     plan::{Goal, make},
     prompts::{self, Input, Survey},
     report::{self, words},
-    run::{LEASE_LIMIT, LEASE_MARGIN, NoOffer, RunFolder, engine_of, errors_beside},
+    run::{
+        LEASE_LIMIT, LEASE_MARGIN, NoOffer, RunFolder, engine_of, errors_beside, traffic,
+        worst as most,
+    },
     settings::Settings,
     shortlist::{Pick, Search, Task},
 };
@@ -81,10 +84,10 @@ pub(super) async fn prepare(
     for silence in &catalog.failed {
         report::warning(&describe(silence));
     }
-    let (model, none) = (&settings.job.model.name, BTreeSet::new());
+    let (name, none) = (&settings.job.model.name, BTreeSet::new());
     let offers = catalog.listed;
     let (picks, unlike) =
-        search.shortlist(offers, shape.as_ref(), model, survey.prompts.max(1), &none);
+        search.shortlist(offers, shape.as_ref(), name, survey.prompts.max(1), &none);
     let Some(best) = picks.first().cloned() else {
         let (providers, why) = (search.providers, unlike.into_iter().next().map(|(_, why)| why));
         let error = CommandError::new(Exit::NoOffer, NoOffer { providers, why });
@@ -98,18 +101,21 @@ pub(super) async fn prepare(
         .zip(work.as_ref())
         .map(|(shares, work)| (duration(finish(shares, work.prompts)), cost(shares, work)));
     let slowest = best.candidate.as_ref().zip(estimate);
-    let slowest = slowest.map(|(best, (time, _))| time.mul_f64(best.rate.error * SLACK));
+    let slowest =
+        slowest.map(|(best, (time, _))| duration(time.as_secs_f64() * best.rate.error * SLACK));
     let deadline =
         settings.deadline.unwrap_or_else(|| LEASE_LIMIT.max(slowest.unwrap_or_default()));
     let ceiling = ceiling(settings, &picks, machines);
     search.wish.ceiling = ceiling;
     let offer = &best.listed.offer;
-    let held = offer.billing.charged(deadline + LEASE_MARGIN);
-    let dearest = ceiling.unwrap_or(offer.price);
-    let all = Usd(dearest.over(held).0.saturating_mul(u64::from(machines)));
+    let model = shape.as_ref().map_or(0, |shape| shape.weight_bytes(Weights::Bf16));
+    let traffic = traffic(offer.traffic, model, survey.bytes);
+    let (dearest, held) = (ceiling.unwrap_or(offer.price), deadline.saturating_add(LEASE_MARGIN));
+    let each = most(dearest, offer.billing, held, traffic);
+    let all = Usd(each.0.saturating_mul(u64::from(machines)));
     let worst = settings.budget.map_or(all, |budget| budget.min(all));
     let cheaper = work.zip(estimate).and_then(|(work, (_, cost))| {
-        let quotes = hosted::quotes(model, shape.as_ref(), &work, &[]);
+        let quotes = hosted::quotes(name, shape.as_ref(), &work, &[]);
         quotes.into_iter().find(|quote| quote.likeness == Likeness::Same && quote.cost < cost)
     });
     Ok(Prepared {

@@ -177,6 +177,7 @@ mod tests {
             offer: OfferId("1".into()),
             machine: None,
             billing: providers::Billing::default(),
+            traffic: providers::Usd(0),
             price: UsdPerHour(3_600_000),
             worst: Usd(10),
             expires: Timestamp::UNIX_EPOCH,

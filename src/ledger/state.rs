@@ -28,6 +28,9 @@ pub struct Terms {
     /// How time becomes money.
     #[serde(default)]
     pub billing: Billing,
+    /// What its traffic may cost beside that. Nobody tells what it did cost, so it is counted whole.
+    #[serde(default)]
+    pub traffic: Usd,
     /// What it costs at most, if everything that ends it sooner fails.
     pub worst: Usd,
     /// When it is over in any case.
@@ -122,6 +125,7 @@ mod tests {
             offer: OfferId("1".into()),
             machine: None,
             billing: providers::Billing::default(),
+            traffic: providers::Usd(0),
             price: UsdPerHour(1),
             worst: Usd(1),
             expires: Timestamp::UNIX_EPOCH,

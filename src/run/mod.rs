@@ -16,6 +16,7 @@ mod why;
 
 pub use folder::{FolderError, Home, NewPlan, Plan, RunFolder};
 pub use guard::{GRACE, stand};
+pub use purse::{traffic, worst};
 pub use runner::{LEASE_LIMIT, LEASE_MARGIN};
 pub use state::{Facts, RunState};
 pub use stop::{Ladder, Stop};

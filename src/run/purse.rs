@@ -5,9 +5,12 @@
 //! while it goes on, it is stopped early enough that what comes after the stop fits as well.
 
 use super::stop::Stop;
-use crate::{clock, ledger::Books};
+use crate::{
+    clock,
+    ledger::{Books, Lease, LeaseState},
+};
 use jiff::Timestamp;
-use providers::{Billing, Usd, UsdPerHour};
+use providers::{Billing, Traffic, Usd, UsdPerHour};
 use std::time::Duration;
 
 /// How long it takes at most from the decision to give a machine back until it isn't billed any
@@ -17,10 +20,59 @@ const RELEASE: Duration = Duration::from_secs(30);
 /// The share of a budget, in hundredths, from which on nothing new is begun.
 const DRAIN: u64 = 95;
 
+/// How many hundredths dearer than it was quoted an instance may be.
+const TOLERANCE: u64 = 2;
+
+/// Gigabytes of an image, and of all else that isn't told.
+const IMAGE_GB: u64 = 12;
+
+/// Whether a price is more than the tolerance above the one that was quoted.
+pub(super) fn is_dearer(price: UsdPerHour, quoted: UsdPerHour) -> bool {
+    tolerated(quoted) < price
+}
+
+/// The highest price that counts as the one that was quoted.
+fn tolerated(quoted: UsdPerHour) -> UsdPerHour {
+    UsdPerHour(quoted.0.saturating_mul(100 + TOLERANCE) / 100)
+}
+
+/// What a machine comes to at most that is kept for `time`.
+pub fn worst(quoted: UsdPerHour, billing: Billing, time: Duration, traffic: Usd) -> Usd {
+    Usd(tolerated(quoted).over(billing.charged(time)).0.saturating_add(traffic.0))
+}
+
+/// What the traffic of a machine may cost at most: image and model in, all prompts in and all
+/// answers out, and as much again for what is sent twice. `model` and `prompts` are bytes.
+pub fn traffic(prices: Traffic, model: u64, prompts: u64) -> Usd {
+    let gb = |bytes: u64| bytes.div_ceil(1_000_000_000);
+    let sent = prompts.saturating_mul(2);
+    let inbound = prices.inbound.0.saturating_mul(gb(model.saturating_add(sent)) + IMAGE_GB);
+    let outbound = prices.outbound.0.saturating_mul(gb(sent) + 1);
+    Usd(inbound.saturating_add(outbound))
+}
+
+/// What a lease may have cost by `now`, at the highest price that was accepted, and with all of its
+/// traffic.
+fn spent(lease: &Lease, now: Timestamp) -> u64 {
+    match lease.state {
+        LeaseState::Refused => 0,
+        LeaseState::Absent
+        | LeaseState::Ordered
+        | LeaseState::Held(_)
+        | LeaseState::Releasing(_)
+        | LeaseState::Released => {
+            let cost = lease.cost(now).0;
+            (cost + cost * TOLERANCE / 100).saturating_add(lease.terms.traffic.0)
+        }
+    }
+}
+
 /// What is left of `budget` for leases that aren't ordered yet.
 pub(super) fn left(books: &Books, budget: Usd, now: Timestamp) -> Usd {
     let committed = books.leases().map(|(_, lease)| {
-        if lease.state.is_owed() { lease.terms.worst.0 } else { lease.cost(now).0 }
+        let spent = spent(lease, now);
+        // One that its own end has failed costs more than it should have come to.
+        if lease.state.is_owed() { spent.max(lease.terms.worst.0) } else { spent }
     });
     Usd(budget.0.saturating_sub(committed.sum()))
 }
@@ -33,7 +85,7 @@ pub(super) fn time_for(money: Usd, price: UsdPerHour, billing: Billing, traffic:
     if price.0 == 0 {
         return Duration::MAX;
     }
-    let micros = u128::from(money) * 3_600_000_000 / u128::from(price.0);
+    let micros = u128::from(money) * 3_600_000_000 / u128::from(tolerated(price).0);
     let time = Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX));
     if time < billing.minimum {
         return Duration::ZERO;
@@ -49,7 +101,10 @@ pub(super) fn time_for(money: Usd, price: UsdPerHour, billing: Billing, traffic:
 
 /// How far a budget says to stop.
 pub(super) fn verdict(books: &Books, budget: Usd, now: Timestamp) -> Stop {
-    let by = |time| books.cost(clock::after(now, time));
+    let by = |time| {
+        let then = clock::after(now, time);
+        Usd(books.leases().map(|(_, lease)| spent(lease, then)).sum())
+    };
     let owes = books.owed().next().is_some();
     // A budget of nothing is kept by what costs nothing.
     if by(RELEASE) == Usd(0) {
@@ -72,7 +127,7 @@ mod tests {
         label::RunId,
         ledger::{Entry, Ledger, Terms},
     };
-    use providers::{InstanceId, Label, OfferId};
+    use providers::{InstanceId, Label, OfferId, UsdPerGb};
 
     const NOW: i64 = 1_795_600_000;
 
@@ -91,6 +146,7 @@ mod tests {
             machine: None,
             price: UsdPerHour(60_000_000),
             billing: Billing::default(),
+            traffic: providers::Usd(0),
             worst: Usd(worst),
             expires: at(0),
         };
@@ -107,6 +163,10 @@ mod tests {
             assert_eq!(left(books, Usd(10_000_000), now), Usd(3_000_000));
             assert_eq!(left(books, Usd(5_000_000), now), Usd(0));
         });
+        // And as what it has cost once that is more: a dollar, and the tolerance.
+        with_lease(500_000, |books, now| {
+            assert_eq!(left(books, Usd(10_000_000), now), Usd(8_980_000));
+        });
     }
 
     #[test]
@@ -115,17 +175,19 @@ mod tests {
         let dollar_a_minute = UsdPerHour(60_000_000);
         let blocks = Billing { minimum: minute * 10, step: minute * 10 };
         let by_the_second = Billing::default();
-        for (money, billing, traffic, minutes) in [
-            (5_000_000, by_the_second, 0, 5),
-            (5_000_000, by_the_second, 2_000_000, 3),
+        // The tolerance is kept back: a dollar lasts for a minute less two hundredths.
+        for (money, billing, traffic, micros) in [
+            (5_000_000, by_the_second, 0, 294_117_647),
+            (5_000_000, by_the_second, 2_000_000, 176_470_588),
             (5_000_000, by_the_second, 6_000_000, 0),
-            (25_000_000, blocks, 0, 20),
+            (25_000_000, blocks, 0, 1_200_000_000),
+            (20_000_000, blocks, 0, 600_000_000),
             (9_000_000, blocks, 0, 0),
         ] {
             let time = time_for(Usd(money), dollar_a_minute, billing, Usd(traffic));
-            assert_eq!(time, minute * minutes, "{money} with {billing:?}");
-            let charged = dollar_a_minute.over(billing.charged(time));
-            assert!(time == Duration::ZERO || charged.0 + traffic <= money);
+            assert_eq!(time, Duration::from_micros(micros), "{money} with {billing:?}");
+            let worst = worst(dollar_a_minute, billing, time, Usd(traffic));
+            assert!(time == Duration::ZERO || worst.0 <= money, "{worst} for {money}");
         }
         assert_eq!(time_for(Usd(0), UsdPerHour(0), by_the_second, Usd(0)), Duration::MAX);
     }
@@ -143,5 +205,20 @@ mod tests {
                 assert_eq!(verdict(books, Usd(budget), now), expected, "{budget}");
             });
         }
+    }
+
+    #[test]
+    fn a_price_is_dearer_from_two_hundredths_on() {
+        let quoted = UsdPerHour(1_000_000);
+        assert!(!is_dearer(UsdPerHour(1_020_000), quoted));
+        assert!(is_dearer(UsdPerHour(1_020_001), quoted));
+    }
+
+    #[test]
+    fn traffic_is_reckoned_in_both_directions() {
+        let prices = Traffic { inbound: UsdPerGb(10_000), outbound: UsdPerGb(20_000) };
+        // 16 GB of model, twice 2 GB of prompts and 12 GB of image in, twice 2 GB and 1 out.
+        assert_eq!(traffic(prices, 16_000_000_000, 2_000_000_000), Usd(420_000));
+        assert_eq!(traffic(Traffic::default(), u64::MAX, u64::MAX), Usd(0));
     }
 }

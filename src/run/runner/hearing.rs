@@ -1,10 +1,11 @@
 //! What workers say, and what becomes of answers: into the sink, and forgotten once they are on disk.
 
-use super::{Runner, renting::is_dearer};
+use super::Runner;
 use crate::{
     event::{Event, SlotPhase},
     prompts::{Entry, PromptsError},
     run::{
+        purse,
         slot::{Ack, Slot},
         stop::Stop,
         why::Why,
@@ -28,7 +29,7 @@ impl Runner<'_> {
             Said::Up { price } => {
                 let quoted = self.leases.books().lease(&held.label).map(|l| l.terms.price);
                 if let Some((price, quoted)) = price.zip(quoted)
-                    && is_dearer(price, quoted)
+                    && purse::is_dearer(price, quoted)
                 {
                     // Nothing was agreed to at this price.
                     let dearer = Why::Dearer { quoted, price }.to_string();

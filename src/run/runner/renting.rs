@@ -11,7 +11,7 @@ use crate::{
     ledger::Terms,
     model::Weights,
     run::{
-        Setting, engine_of,
+        engine_of,
         meter::Meter,
         purse,
         slot::{Held, Slot, Stand},
@@ -22,21 +22,15 @@ use crate::{
     shortlist,
     template::Machine,
 };
-use providers::{ErrorKind, Instance, Label, Offer, Order, Rental, Usd, UsdPerHour};
+use providers::{ErrorKind, Instance, Label, Order, Rental, Usd};
 use std::{collections::VecDeque, time::Duration};
 use tokio::{sync::mpsc::unbounded_channel, time::sleep};
 
 /// How many offers may turn out to be gone before that counts as a failure.
 const GONE_OFFERS: u32 = 20;
 
-/// How many hundredths dearer than it was quoted an instance may be.
-const TOLERANCE: u64 = 2;
-
 /// For a shorter time than this nothing is rented: it would be over before the first answer.
 const SHORTEST_LEASE: Duration = Duration::from_mins(2);
-
-/// Gigabytes of an image, and of all else that isn't told.
-const IMAGE_GB: u64 = 12;
 
 impl Runner<'_> {
     /// Takes over what an earlier session rented, and gives back what is of no use.
@@ -159,8 +153,11 @@ impl Runner<'_> {
         let (plan, offer) = (&setting.plan, &listed.offer);
         let now = clock::now();
         // It is over some time after the run has been told to stop.
-        let mut time = plan.deadline.saturating_sub(self.tools.begun.elapsed()) + LEASE_MARGIN;
-        let traffic = traffic(offer, setting);
+        let mut time = plan.deadline.saturating_sub(self.tools.begun.elapsed());
+        time = time.saturating_add(LEASE_MARGIN);
+        let model = setting.shape.as_ref().map_or(0, |shape| shape.weight_bytes(Weights::Bf16));
+        let prompts = setting.survey.as_ref().map_or(0, |survey| survey.bytes);
+        let traffic = purse::traffic(offer.traffic, model, prompts);
         if let Some(budget) = plan.budget {
             // This slot is one of them. What is vacant now stays so.
             let waiting = |slot: &&Slot| matches!(slot.stand, Stand::Quoting);
@@ -203,7 +200,8 @@ impl Runner<'_> {
             machine: offer.machine.clone(),
             price: offer.price,
             billing: offer.billing,
-            worst: Usd(offer.price.over(offer.billing.charged(time)).0 + traffic.0),
+            traffic,
+            worst: purse::worst(offer.price, offer.billing, time, traffic),
             expires,
         };
         Ok((listed, order, terms))
@@ -237,7 +235,8 @@ impl Runner<'_> {
                 let id = instance.id.clone();
                 self.tools.events.send(Event::Rented { slot: number, label: label.clone(), id });
                 let quoted = listed.offer.price;
-                if let Some(price) = instance.price.filter(|price| is_dearer(*price, quoted)) {
+                if let Some(price) = instance.price.filter(|price| purse::is_dearer(*price, quoted))
+                {
                     // Nothing was agreed to at this price.
                     self.avoid.insert(shortlist::key(&listed));
                     self.leases.release(&label)?;
@@ -420,20 +419,4 @@ impl Runner<'_> {
 fn is_closed(error: &LeaseError) -> bool {
     matches!(error, LeaseError::Market(error)
         if matches!(error.kind, ErrorKind::Unauthorized | ErrorKind::OutOfFunds))
-}
-
-/// Whether a price is more than the tolerance above the one that was quoted.
-pub(super) fn is_dearer(price: UsdPerHour, quoted: UsdPerHour) -> bool {
-    quoted.0.saturating_mul(100 + TOLERANCE) < price.0.saturating_mul(100)
-}
-
-/// What the traffic of a machine may cost at most: image and model in, all prompts in and all
-/// answers out, and as much again for what is sent twice.
-fn traffic(offer: &Offer, setting: &Setting) -> Usd {
-    let model = setting.shape.as_ref().map_or(0, |shape| shape.weight_bytes(Weights::Bf16));
-    let prompts = setting.survey.as_ref().map_or(0, |survey| survey.bytes);
-    let gb = |bytes: u64| bytes.div_ceil(1_000_000_000);
-    let inbound = offer.traffic.inbound.0.saturating_mul(gb(model + 2 * prompts) + IMAGE_GB);
-    let outbound = offer.traffic.outbound.0.saturating_mul(gb(2 * prompts) + 1);
-    Usd(inbound.saturating_add(outbound))
 }
