@@ -1,6 +1,6 @@
 //! What is typed. What it means is in [`settings`](crate::settings).
 
-use crate::{exit::Exit, model::Weights, plan::Rank};
+use crate::{exit::Exit, model::Weights, plan::Rank, wish::Order};
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::ArgPredicate};
 use clap_complete::Shell;
 use std::{fmt::Write as _, path::PathBuf, sync::LazyLock};
@@ -270,8 +270,8 @@ pub struct OffersArgs {
     #[command(flatten)]
     pub wish: WishArgs,
     /// What comes first.
-    #[arg(long, value_enum, default_value_t = SortName::Price)]
-    pub sort: SortName,
+    #[arg(long, value_enum, default_value_t)]
+    pub sort: Order,
     /// How many to show; 0 shows all. 20 where it isn't given, and all as JSON or CSV.
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
@@ -369,23 +369,6 @@ pub enum TrustName {
     Verified,
     /// Anybody's computer.
     Any,
-}
-
-/// What comes first, as it is typed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum SortName {
-    /// The cheapest instance.
-    Price,
-    /// The cheapest GPU.
-    PerGpu,
-    /// The cheapest gigabyte of VRAM.
-    PerVram,
-    /// The most VRAM on a GPU.
-    Vram,
-    /// The most reliable host.
-    Reliability,
-    /// The fastest download.
-    Download,
 }
 
 /// A format of prompts, as it is typed.

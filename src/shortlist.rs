@@ -55,9 +55,14 @@ pub struct Pick {
 pub fn key(listed: &Listed) -> String {
     let Listed { market, offer } = listed;
     match &offer.machine {
-        Some(machine) => format!("{market} machine {machine}"),
+        Some(machine) => machine_key(market, machine),
         None => format!("{market} offer {}", offer.id),
     }
+}
+
+/// The same for a machine that an earlier session has rented.
+pub fn machine_key(market: &str, machine: &str) -> String {
+    format!("{market} machine {machine}")
 }
 
 impl Search {

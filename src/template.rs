@@ -56,6 +56,12 @@ pub struct Machine<'a> {
     pub patience: Patience,
 }
 
+/// Whether machines of a marketplace that can do this much are started with a watchdog: they can end
+/// themselves, and run a script that sees to it.
+pub fn has_watchdog(capabilities: &Capabilities) -> bool {
+    capabilities.start_script != 0 && capabilities.self_release.is_some()
+}
+
 /// Why a machine can't be set up.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TemplateError {
@@ -83,11 +89,6 @@ impl Machine<'_> {
     /// Whether its start script can plant a host key.
     pub fn takes_host_key(&self) -> bool {
         self.capabilities.start_script != 0
-    }
-
-    /// Whether it can end itself, and so has a watchdog.
-    pub fn has_watchdog(&self) -> bool {
-        self.capabilities.start_script != 0 && self.capabilities.self_release.is_some()
     }
 
     /// What it is started with. `host_key` is a private key in OpenSSH's form, for a machine that
@@ -208,7 +209,7 @@ mod tests {
             let machine = machine(&capabilities, "native");
             let key = machine.takes_host_key().then(key);
             let setup = machine.setup(key.as_deref()).expect("it is short enough");
-            assert_eq!(setup.start.contains("watch <"), machine.has_watchdog());
+            assert_eq!(setup.start.contains("watch <"), has_watchdog(&capabilities));
             assert_eq!(setup.start.contains("OPENSSH"), machine.takes_host_key());
             assert!(Mib::from_gib(40) <= setup.disk, "{}", capabilities.name);
             for name in ["DEADLINE", "BOOT", "SILENCE", "STEP", "RELEASE", "KEY"] {

@@ -2,6 +2,7 @@
 //! they are shown. Pure.
 
 use crate::{choose::Listed, gpus::Gpu};
+use clap::ValueEnum;
 use providers::{Gpus, Host, Mib, Need, Offer, Rental, Trust, UsdPerHour};
 use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
@@ -90,21 +91,21 @@ impl Wish {
     }
 }
 
-/// In which order offers are shown. Equals are in the order of their price.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What comes first where offers are shown. Equals are in the order of their price.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Order {
-    /// The cheapest instance first.
+    /// The cheapest instance.
     #[default]
     Price,
-    /// The cheapest GPU first.
+    /// The cheapest GPU.
     PerGpu,
-    /// The cheapest memory first.
+    /// The cheapest gigabyte of VRAM.
     PerVram,
-    /// The largest memory of a GPU first.
+    /// The most VRAM on a GPU.
     Vram,
-    /// The most reliable host first.
+    /// The most reliable host.
     Reliability,
-    /// The fastest download first.
+    /// The fastest download.
     Download,
 }
 

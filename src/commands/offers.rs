@@ -8,13 +8,13 @@ use super::{
 use crate::{
     catalog::{self, Catalog},
     choose::Listed,
-    cli::{OffersArgs, SortName},
+    cli::OffersArgs,
     clock,
     exit::Exit,
     leases::describe,
     report::{self, offers as print, words},
     settings::{self, SettingsError},
-    wish::{self, Order, Unlike, Wish},
+    wish::{self, Unlike, Wish},
 };
 use providers::Mib;
 use std::path::Path;
@@ -37,7 +37,7 @@ pub(super) async fn offers(args: &OffersArgs, home: Option<&Path>) -> Result<Exi
         return Err(CommandError::new(Exit::Failed, "no marketplace has answered"));
     }
     let (mut fit, unlike) = divide(&wish, catalog.listed);
-    wish::sort(&mut fit, order(args.sort));
+    wish::sort(&mut fit, args.sort);
     let found = fit.len();
     let is_table = !args.json && !args.csv;
     let rows = args.limit.unwrap_or(if is_table { ROWS } else { 0 });
@@ -60,17 +60,6 @@ pub(super) async fn offers(args: &OffersArgs, home: Option<&Path>) -> Result<Exi
 fn wish(args: &OffersArgs) -> Result<Wish, SettingsError> {
     let wish = settings::wish(&args.wish)?;
     Ok(if args.wish.disk.is_none() { Wish { disk: DISK, ..wish } } else { wish })
-}
-
-fn order(sort: SortName) -> Order {
-    match sort {
-        SortName::Price => Order::Price,
-        SortName::PerGpu => Order::PerGpu,
-        SortName::PerVram => Order::PerVram,
-        SortName::Vram => Order::Vram,
-        SortName::Reliability => Order::Reliability,
-        SortName::Download => Order::Download,
-    }
 }
 
 /// What is wished for, and everything else with the reason.

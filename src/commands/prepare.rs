@@ -25,6 +25,7 @@ use crate::{
     },
     settings::Settings,
     shortlist::{Pick, Search, Task},
+    template::has_watchdog,
 };
 use providers::{Host, Provider, Usd, UsdPerHour};
 use std::{
@@ -171,7 +172,7 @@ impl Prepared {
         }
         if let Some(market) = markets.get(market) {
             let able = market.capabilities();
-            if able.host != Host::ThisComputer && !able.expiry && able.self_release.is_none() {
+            if able.host != Host::ThisComputer && !able.expiry && !has_watchdog(&able) {
                 report::note(&format!(
                     "machines at {} can't end themselves; this program, its guard and \
                      `piecework cleanup` end them",

@@ -4,6 +4,8 @@
 //! on it, talks to it, and whenever the link breaks it comes back and goes on. It decides nothing
 //! about prompts: it tells the runner what it hears, and says what the runner tells it to.
 
+mod ear;
+
 use super::WorkerId;
 use crate::{
     clock,
@@ -17,6 +19,7 @@ use crate::{
     },
     template::WATCHDOG_STATE,
 };
+use ear::Ear;
 use jiff::Timestamp;
 use providers::{Instance, Label, Marketplace, UsdPerHour};
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -26,7 +29,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 use wire::{
-    CodecError, Completion, EngineFacts, FrameReader, FrameWriter, Job, Phase, Prompt, Status,
+    CodecError, Completion, EngineFacts, FrameReader, FrameWriter, Job, Prompt, Status,
     ToController, ToWorker, VERSION,
 };
 
@@ -64,8 +67,6 @@ pub enum Say {
     },
     /// What isn't begun is to be given up.
     Drain,
-    /// The instance may be kept until then.
-    Lease(Timestamp),
 }
 
 /// What the runner is told.
@@ -383,7 +384,15 @@ impl Talker {
             let order = tokio::select! {
                 ended = &mut ear => return ended.unwrap_or(Err(Broken::HungUp)),
                 order = self.orders.recv() => order,
-                _ = renewal.tick() => Some(Say::Lease(self.talk.expires)),
+                _ = renewal.tick() => {
+                    let left = clock::between(clock::now(), self.talk.expires);
+                    let lease = ToWorker::Lease { seconds: left.as_secs() };
+                    if let Err(error) = writer.send(&lease).await {
+                        ear.abort();
+                        return Err(error.into());
+                    }
+                    continue;
+                }
             };
             let Some(order) = order else {
                 ear.abort();
@@ -396,10 +405,6 @@ impl Talker {
                 }
                 Say::Forget { .. } => Ok(()),
                 Say::Drain => writer.send(&ToWorker::Drain).await,
-                Say::Lease(expires) => {
-                    let seconds = clock::between(clock::now(), expires).as_secs();
-                    writer.send(&ToWorker::Lease { seconds }).await
-                }
             };
             if let Err(error) = sent {
                 ear.abort();
@@ -427,49 +432,4 @@ async fn send_prompts(
         }
     }
     if batch.is_empty() { Ok(()) } else { writer.send(&ToWorker::Prompts(batch)).await }
-}
-
-/// The receiving half of a conversation.
-struct Ear {
-    id: WorkerId,
-    conversation: u64,
-    said: Sender<(WorkerId, Said)>,
-}
-
-impl Ear {
-    async fn listen(self, mut reader: FrameReader<crate::remote::Stdout>) -> Result<(), Broken> {
-        let conversation = self.conversation;
-        loop {
-            let heard = timeout(SILENCE, reader.next()).await.map_err(|_| Broken::Silent)??;
-            let Some((_, message)) = heard else {
-                return Err(Broken::HungUp);
-            };
-            let said = match message {
-                ToController::Completions { through, completions } => {
-                    Said::Completions { conversation, through, completions }
-                }
-                ToController::Status(status) => match phase(&status) {
-                    Some(phase) => Said::Phase(phase),
-                    None => Said::Status(status),
-                },
-                ToController::Ready(facts) => Said::Ready(facts),
-                ToController::GivenUp(indices) => Said::GivenUp(indices),
-                ToController::Broken { reason } => return Err(Broken::Lost(Loss::Work(reason))),
-                ToController::Fenced { .. } => return Err(Broken::Lost(Loss::Fenced)),
-                ToController::Hello { .. } => continue,
-            };
-            self.said.send((self.id, said)).await.map_err(|_| Broken::Unheard)?;
-        }
-    }
-}
-
-/// What a worker is at before it answers prompts.
-fn phase(status: &Status) -> Option<SlotPhase> {
-    match status.phase.clone() {
-        Phase::Fetching { source, done, total } => {
-            Some(SlotPhase::Fetching { source, done, total })
-        }
-        Phase::Loading { done, total } => Some(SlotPhase::Loading { done, total }),
-        Phase::Idle | Phase::Working | Phase::Broken(_) => None,
-    }
 }

@@ -20,7 +20,7 @@ use crate::{
     },
     shards::{Loss, Said, Talk, WorkerId, talk},
     shortlist,
-    template::Machine,
+    template::{Machine, has_watchdog},
 };
 use providers::{ErrorKind, Instance, Label, Order, Rental, Usd};
 use std::{collections::VecDeque, time::Duration};
@@ -287,10 +287,9 @@ impl Runner<'_> {
         };
         let market = setting.markets.get(&provider).cloned();
         let market = market.ok_or_else(|| LeaseError::NoMarket(provider.clone()))?;
-        let capabilities = market.capabilities();
-        let watched = capabilities.start_script != 0 && capabilities.self_release.is_some();
+        let watched = has_watchdog(&market.capabilities());
         // Also where an earlier session rented it.
-        self.avoid.extend(machine.map(|machine| format!("{provider} machine {machine}")));
+        self.avoid.extend(machine.map(|machine| shortlist::machine_key(&provider, &machine)));
         self.workers += 1;
         let worker = WorkerId(self.workers);
         let (orders, inbox) = unbounded_channel();
