@@ -1,35 +1,21 @@
 //! What is left behind on rented machines, and who may end it.
 
 use crate::{
-    cloud::{Cloud, only_rental},
-    program::{User, conversation, eventually, numbered, pids_in, signal},
+    cloud::{Cloud, kill_with_guard, only_rental},
+    program::{User, conversation, eventually, numbered},
 };
 use std::process::Stdio;
 
 /// A rental whose program and guard are dead, and which doesn't end itself for a while.
 fn left_behind(cloud: &Cloud, user: &User) {
-    user.file("prompts.jsonl", numbered(600));
-    let arguments = ["run", "prompts.jsonl", "--engine", "echo", "--echo-pace", "1", "--yes"];
     let mut program = cloud
-        .piecework(user, "lambda", &arguments)
-        .args(["--provider", "lambda"])
+        .run(user, "lambda", 600, &["--echo-pace", "1", "--yes"])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .expect("it runs");
     eventually("a rental", || (cloud.world("lambda")["billed"] == 1).then_some(()));
-    let guards = eventually("its guard", || {
-        let guards = pids_in(&user.only_run(), "guard");
-        (!guards.is_empty()).then_some(guards)
-    });
-    for guard in &guards {
-        signal(guard, "STOP");
-    }
-    program.kill().expect("it is ours");
-    program.wait().expect("it is over");
-    for guard in &guards {
-        signal(guard, "KILL");
-    }
+    kill_with_guard(user, &mut program);
 }
 
 #[test]

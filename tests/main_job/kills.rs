@@ -38,6 +38,15 @@ fn moments(count: u64) -> impl Iterator<Item = Duration> {
     })
 }
 
+/// A run whose program is killed once it has an instance.
+fn begun_and_killed(user: &User) {
+    user.file("prompts.jsonl", numbered(PROMPTS));
+    let mut program = user.start(&RUN);
+    user.only_instance();
+    program.kill().expect("it can be killed");
+    program.wait().expect("it ends");
+}
+
 #[test]
 fn a_run_killed_at_any_moment_is_resumed_with_every_prompt_exactly_once() {
     let mut killed = 0;
@@ -81,11 +90,7 @@ fn a_resume_that_is_killed_is_resumed() {
 #[test]
 fn an_instance_that_nobody_resumes_is_found_and_ended_by_cleanup() {
     let user = User::new();
-    user.file("prompts.jsonl", numbered(PROMPTS));
-    let mut program = user.start(&RUN);
-    user.only_instance();
-    program.kill().expect("it can be killed");
-    program.wait().expect("it ends");
+    begun_and_killed(&user);
 
     let ps = user.done(&["ps", "--json"]);
     assert!(String::from_utf8_lossy(&ps.stdout).contains(r#""kind":"orphaned""#));
@@ -249,11 +254,7 @@ fn a_worker_that_keeps_dying_ends_the_run() {
 #[test]
 fn what_a_damaged_ledger_has_rented_is_ended_by_its_label() {
     let user = User::new();
-    user.file("prompts.jsonl", numbered(PROMPTS));
-    let mut program = user.start(&RUN);
-    user.only_instance();
-    program.kill().expect("it can be killed");
-    program.wait().expect("it ends");
+    begun_and_killed(&user);
     let ledger = user.only_run().join("ledger");
     let mut bytes = std::fs::read(&ledger).expect("there is one");
     bytes[20] ^= 1;

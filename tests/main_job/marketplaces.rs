@@ -10,20 +10,8 @@ use serde_json::json;
 fn the_main_job_at(market: &str) {
     let Some(cloud) = Cloud::start(&format!("the main job at {market}")) else { return };
     let user = User::new();
-    user.file("prompts.jsonl", numbered(200));
-    let arguments = [
-        "run",
-        "prompts.jsonl",
-        "--engine",
-        "echo",
-        "--provider",
-        market,
-        "--yes",
-        "--out",
-        "out.jsonl",
-    ];
-    let mut command = cloud.piecework(&user, market, &arguments);
-    let output = command.arg("--json").output().expect("it runs");
+    let mut command = cloud.run(&user, market, 200, &["--yes", "--out", "out.jsonl", "--json"]);
+    let output = command.output().expect("it runs");
     let events = user.file("events", &output.stdout);
     assert_eq!(output.status.code(), Some(0), "{}", conversation(&output));
     assert_eq!(ids(&user.folder().join("out.jsonl")), numbered_ids(200));
@@ -76,23 +64,8 @@ at_each_marketplace! {
 fn several_machines_of_one_run_are_different_machines() {
     let Some(cloud) = Cloud::start("several machines") else { return };
     let user = User::new();
-    user.file("prompts.jsonl", numbered(600));
-    let arguments = [
-        "run",
-        "prompts.jsonl",
-        "--engine",
-        "echo",
-        "--echo-pace",
-        "100",
-        "--provider",
-        "vast",
-        "--yes",
-        "--machines",
-        "3",
-        "--out",
-        "out.jsonl",
-    ];
-    let output = cloud.piecework(&user, "vast", &arguments).output().expect("it runs");
+    let more = ["--echo-pace", "100", "--yes", "--machines", "3", "--out", "out.jsonl"];
+    let output = cloud.run(&user, "vast", 600, &more).output().expect("it runs");
     assert_eq!(output.status.code(), Some(0), "{}", conversation(&output));
     assert_eq!(ids(&user.folder().join("out.jsonl")), numbered_ids(600));
     let world = cloud.world("vast");
@@ -154,10 +127,8 @@ fn a_marketplace_that_takes_no_orders_leaves_the_run_to_the_others() {
 fn a_budget_that_is_too_small_for_all_machines_is_enough_for_some() {
     let Some(cloud) = Cloud::start("a budget for some machines") else { return };
     let user = User::new();
-    user.file("prompts.jsonl", numbered(20));
-    let run = ["run", "prompts.jsonl", "--engine", "echo", "--yes", "--provider", "vast"];
-    let mut command = cloud.piecework(&user, "vast", &run);
-    let output = command.args(["--machines", "3", "--budget", "0.05"]).output().expect("it runs");
+    let more = ["--yes", "--machines", "3", "--budget", "0.05"];
+    let output = cloud.run(&user, "vast", 20, &more).output().expect("it runs");
     assert_eq!(output.status.code(), Some(0), "{}", conversation(&output));
     let world = cloud.world("vast");
     only_rental(&world);

@@ -2,22 +2,12 @@
 
 use crate::{
     cloud::Cloud,
-    program::{User, conversation, ids, numbered, numbered_ids},
+    program::{User, conversation, ids, numbered_ids},
 };
 use serde_json::json;
 
-const RUN: [&str; 10] = [
-    "run",
-    "prompts.jsonl",
-    "--engine",
-    "echo",
-    "--yes",
-    "--out",
-    "out.jsonl",
-    "--max-price",
-    "50",
-    "--provider",
-];
+/// Beside what every run has.
+const MORE: [&str; 5] = ["--yes", "--out", "out.jsonl", "--max-price", "50"];
 
 #[test]
 fn an_instance_that_is_dearer_than_it_was_quoted_is_given_back_at_once() {
@@ -26,10 +16,7 @@ fn an_instance_that_is_dearer_than_it_was_quoted_is_given_back_at_once() {
         let dearer = json!({ "rental": { "dearer": { "percent": 40 } } });
         cloud.plan(&json!([{ "provider": market, "call": "rent", "fault": dearer }]));
         let user = User::new();
-        user.file("prompts.jsonl", numbered(20));
-        let mut arguments = RUN.to_vec();
-        arguments.push(market);
-        let output = cloud.piecework(&user, market, &arguments).output().expect("it runs");
+        let output = cloud.run(&user, market, 20, &MORE).output().expect("it runs");
         let said = conversation(&output);
         assert_eq!(output.status.code(), Some(0), "{market}: {said}");
         assert!(said.contains("and was offered for"), "{market}: {said}");
@@ -46,10 +33,8 @@ fn machines_that_are_taken_back_are_ended_and_replaced_as_often_as_it_takes() {
     let outbid = json!({ "rental": { "outbid": { "millis": 3000 } } });
     cloud.plan(&json!([{ "provider": "vast", "call": "rent", "times": 4, "fault": outbid }]));
     let user = User::new();
-    user.file("prompts.jsonl", numbered(800));
-    let mut arguments = RUN.to_vec();
-    arguments.extend(["vast", "--echo-pace", "50", "--interruptible"]);
-    let output = cloud.piecework(&user, "vast", &arguments).output().expect("it runs");
+    let mut command = cloud.run(&user, "vast", 800, &MORE);
+    let output = command.args(["--echo-pace", "50", "--interruptible"]).output().expect("it runs");
     assert_eq!(output.status.code(), Some(0), "{}", conversation(&output));
     assert_eq!(ids(&user.folder().join("out.jsonl")), numbered_ids(800));
     let world = cloud.world("vast");
@@ -67,9 +52,7 @@ fn what_is_rented_later_keeps_to_the_most_that_was_said() {
     let gone = json!({ "rental": "offer_gone" });
     cloud.plan(&json!([{ "provider": "vast", "call": "rent", "times": 19, "fault": gone }]));
     let user = User::new();
-    user.file("prompts.jsonl", numbered(5));
-    let arguments = ["run", "prompts.jsonl", "--engine", "echo", "--provider", "vast", "--yes"];
-    let output = cloud.piecework(&user, "vast", &arguments).output().expect("it runs");
+    let output = cloud.run(&user, "vast", 5, &["--yes"]).output().expect("it runs");
     // The cheapest go, and none of those that are left is as cheap as was said.
     let said = conversation(&output);
     assert_eq!(output.status.code(), Some(3), "{said}");

@@ -1,8 +1,8 @@
 //! Machines that end themselves when nobody is left to end them.
 
 use crate::{
-    cloud::{Cloud, only_rental},
-    program::{User, conversation, eventually, numbered, pids_in, signal},
+    cloud::{Cloud, kill_with_guard, only_rental},
+    program::{User, conversation, eventually},
 };
 use providers::PROVIDERS;
 use serde_json::json;
@@ -11,20 +11,8 @@ use std::process::Stdio;
 /// A run whose machine waits a few seconds for the next word, begun at this marketplace and left
 /// once it has answers.
 fn a_run_that_nobody_is_left_to_settle(cloud: &Cloud, user: &User, market: &str) {
-    user.file("prompts.jsonl", numbered(600));
-    let arguments = [
-        "run",
-        "prompts.jsonl",
-        "--engine",
-        "echo",
-        "--echo-pace",
-        "50",
-        "--provider",
-        market,
-        "--yes",
-    ];
     let mut program = cloud
-        .piecework(user, market, &arguments)
+        .run(user, market, 600, &["--echo-pace", "50", "--yes"])
         .env("PIECEWORK_WATCHDOG", "600,6")
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -35,13 +23,7 @@ fn a_run_that_nobody_is_left_to_settle(cloud: &Cloud, user: &User, market: &str)
         let partial = run.join("completions.partial.jsonl").metadata().ok()?;
         (0 < partial.len()).then_some(())
     });
-    // The guard first: it would be missed, and another one started.
-    for guard in pids_in(&user.only_run(), "guard") {
-        signal(&guard, "STOP");
-        program.kill().expect("it is ours");
-        signal(&guard, "KILL");
-    }
-    program.wait().expect("it is over");
+    kill_with_guard(user, &mut program);
 }
 
 #[test]
@@ -68,19 +50,7 @@ fn a_machine_that_hears_nothing_any_more_ends_itself() {
 fn a_machine_that_somebody_talks_to_is_left_alone() {
     let Some(cloud) = Cloud::start("a machine that somebody talks to") else { return };
     let user = User::new();
-    user.file("prompts.jsonl", numbered(400));
-    let arguments = [
-        "run",
-        "prompts.jsonl",
-        "--engine",
-        "echo",
-        "--echo-pace",
-        "20",
-        "--provider",
-        "vast",
-        "--yes",
-    ];
-    let mut command = cloud.piecework(&user, "vast", &arguments);
+    let mut command = cloud.run(&user, "vast", 400, &["--echo-pace", "20", "--yes"]);
     // It works for longer than that, and is told every few seconds that it is needed.
     let output = command.env("PIECEWORK_WATCHDOG", "18,18").output().expect("it runs");
     assert_eq!(output.status.code(), Some(0), "{}", conversation(&output));
@@ -91,11 +61,9 @@ fn a_machine_that_somebody_talks_to_is_left_alone() {
 fn what_a_machine_can_do_about_itself_is_said_before_it_is_rented() {
     let Some(cloud) = Cloud::start("what a machine can do about itself") else { return };
     let user = User::new();
-    user.file("prompts.jsonl", numbered(1));
     let mut said = Vec::new();
     for provider in PROVIDERS {
-        let arguments = ["run", "prompts.jsonl", "--engine", "echo", "--provider", provider.name];
-        let output = cloud.piecework(&user, provider.name, &arguments).output().expect("it runs");
+        let output = cloud.run(&user, provider.name, 1, &[]).output().expect("it runs");
         let text = conversation(&output);
         assert!(text.contains("nothing was rented"), "{text}");
         assert_eq!(cloud.world(provider.name)["rentals"], json!([]));

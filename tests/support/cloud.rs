@@ -1,6 +1,6 @@
 //! Six marketplaces on this computer, whose instances are real processes that answer SSH.
 
-use super::program::{User, eventually};
+use super::program::{User, eventually, numbered, pids_in, signal};
 use providers::PROVIDERS;
 use serde_json::Value;
 use std::{
@@ -68,6 +68,15 @@ impl Cloud {
         command
     }
 
+    /// A run of numbered prompts, echoed by a machine of this marketplace, and as these arguments say.
+    pub(crate) fn run(&self, user: &User, market: &str, prompts: usize, more: &[&str]) -> Command {
+        user.file("prompts.jsonl", numbered(prompts));
+        let run = ["run", "prompts.jsonl", "--engine", "echo", "--provider", market];
+        let mut command = self.piecework(user, market, &run);
+        command.args(more);
+        command
+    }
+
     /// The key that opens every account.
     pub(crate) fn key(&self) -> &str {
         self.urls["key"].as_str().expect("there is one")
@@ -129,4 +138,21 @@ pub(crate) fn only_rental(world: &Value) -> &Value {
     let rentals = world["rentals"].as_array().expect("it lists them");
     assert_eq!(rentals.len(), 1, "{rentals:#?}");
     &rentals[0]
+}
+
+/// Kills a program and its guard, so that nobody is left to settle its run.
+pub(crate) fn kill_with_guard(user: &User, program: &mut Child) {
+    let guards = eventually("its guard", || {
+        let guards = pids_in(&user.only_run(), "guard");
+        (!guards.is_empty()).then_some(guards)
+    });
+    // Held while the program dies: it would settle, and the program would start another.
+    for guard in &guards {
+        signal(guard, "STOP");
+    }
+    program.kill().expect("it is ours");
+    program.wait().expect("it is over");
+    for guard in &guards {
+        signal(guard, "KILL");
+    }
 }
