@@ -15,6 +15,10 @@ mod table;
 /// The environment variable that holds the stamp: the name of the instance.
 pub(super) const STAMP: &str = "PIECEWORK_INSTANCE";
 
+/// How many looks in a row must find nothing. A process that is just becoming another program shows
+/// no environment for a moment, and so no stamp.
+const EMPTY_LOOKS: u32 = 3;
+
 /// How often a killed process is looked for again, and how long that takes at most.
 const ROUNDS: u32 = 1000;
 const PAUSE: Duration = Duration::from_millis(5);
@@ -74,9 +78,11 @@ impl FromStr for ProcessId {
 /// Ends the process `root`, everything that descends from it, and everything stamped with
 /// `stamp`, except the caller. Blocks until they are over.
 pub(super) fn end_all(stamp: &str, root: Option<ProcessId>) -> io::Result<()> {
+    let mut empty = 0;
     for _ in 0..ROUNDS {
         let found = belonging(stamp, root)?;
-        if found.is_empty() {
+        empty = if found.is_empty() { empty + 1 } else { 0 };
+        if empty == EMPTY_LOOKS {
             return Ok(());
         }
         for id in found {
