@@ -27,6 +27,7 @@ use crate::{
     remote::{Pins, RunKey},
     shards::{Durable, Queue, ResultsError, Resumed, Said, Say, Sink, Ticket, WorkerId},
 };
+use jiff::Timestamp;
 use std::{
     collections::BTreeSet,
     sync::Arc,
@@ -129,6 +130,8 @@ type Pipe<T> = (Sender<T>, Receiver<T>);
 /// The loop and its state.
 pub(super) struct Runner<'a> {
     tools: Tools<'a>,
+    /// When this session is to end.
+    until: Timestamp,
     leases: &'a mut Leases,
     queue: Queue,
     sink: Sink,
@@ -165,6 +168,7 @@ impl<'a> Runner<'a> {
         resumed: &Resumed,
         reader: Reader,
     ) -> Self {
+        let until = clock::after(clock::now(), tools.setting.plan.deadline);
         let tally = Tally {
             done: resumed.completed.count(),
             failed: resumed.failed.count(),
@@ -174,6 +178,7 @@ impl<'a> Runner<'a> {
         };
         Self {
             tools,
+            until,
             leases,
             queue: Queue::new(resumed.done()),
             durable: sink.durable(),
@@ -319,12 +324,12 @@ impl<'a> Runner<'a> {
     fn tick(&mut self) {
         self.progress();
         self.see_to_the_guard();
-        let plan = &self.tools.setting.plan;
+        let (plan, time_left) = (&self.tools.setting.plan, self.time_left());
         let mut limit = |stop: Stop, reason: &str| {
             self.why.get_or_insert_with(|| Why::Stopped(reason.to_owned()));
             self.tools.ladder.raise(stop);
         };
-        if plan.deadline <= self.tools.begun.elapsed() {
+        if time_left == Duration::ZERO {
             limit(Stop::Drain, "the deadline has come");
         }
         if let Some(budget) = plan.budget {
@@ -336,6 +341,12 @@ impl<'a> Runner<'a> {
         if self.draining_since.is_some_and(|since| DRAIN_LIMIT <= since.elapsed()) {
             limit(Stop::Kill, "stopped");
         }
+    }
+
+    /// How long this session may go on. By the time of day too, which goes on while a computer sleeps.
+    fn time_left(&self) -> Duration {
+        let deadline = self.tools.setting.plan.deadline;
+        left(deadline, self.tools.begun.elapsed(), self.until, clock::now())
     }
 
     fn see_to_the_guard(&mut self) {
@@ -398,5 +409,27 @@ async fn wait(durable: &mut Durable, ticket: Option<Ticket>) -> Result<(), Resul
     match ticket {
         Some(ticket) => durable.wait(ticket).await,
         None => std::future::pending().await,
+    }
+}
+
+/// What is left of a deadline of which `awake` has gone by, and is at `until`.
+fn left(deadline: Duration, awake: Duration, until: Timestamp, now: Timestamp) -> Duration {
+    deadline.saturating_sub(awake).min(clock::between(now, until))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_computer_that_slept_stretches_no_deadline() {
+        let (hour, begun) = (Duration::from_hours(1), Timestamp::UNIX_EPOCH);
+        let until = clock::after(begun, hour);
+        let at = |minutes| clock::after(begun, Duration::from_mins(minutes));
+        let awake = Duration::from_mins(10);
+        assert_eq!(left(hour, awake, until, at(10)), Duration::from_mins(50));
+        assert_eq!(left(hour, awake, until, at(55)), Duration::from_mins(5), "it slept");
+        assert_eq!(left(hour, awake, until, at(90)), Duration::ZERO);
+        assert_eq!(left(hour, hour, until, begun), Duration::ZERO, "its clock was put back");
     }
 }

@@ -153,8 +153,7 @@ impl Runner<'_> {
         let (plan, offer) = (&setting.plan, &listed.offer);
         let now = clock::now();
         // It is over some time after the run has been told to stop.
-        let mut time = plan.deadline.saturating_sub(self.tools.begun.elapsed());
-        time = time.saturating_add(LEASE_MARGIN);
+        let mut time = self.time_left().saturating_add(LEASE_MARGIN);
         let model = setting.shape.as_ref().map_or(0, |shape| shape.weight_bytes(Weights::Bf16));
         let prompts = setting.survey.as_ref().map_or(0, |survey| survey.bytes);
         let traffic = purse::traffic(offer.traffic, model, prompts);
