@@ -12,7 +12,7 @@ mod retry;
 pub(crate) use pace::Pace;
 pub use retry::Timing;
 
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, crash};
 use pace::Paces;
 use reply::Failure;
 pub(crate) use reply::Reply;
@@ -300,6 +300,7 @@ impl Request<'_> {
             if sent { Failure::Silent { what, source } } else { Failure::Unsent { what, source } }
         };
         let request = self.builder.try_clone().expect("our bodies are bytes, never streams");
+        crash::point(&format!("{}: before {}", self.http.dialect.provider, self.what));
         let mut response = request.timeout(self.attempt).send().await.map_err(lost)?;
         let status = response.status().as_u16();
         let wish = retry_after(response.headers());
@@ -311,6 +312,7 @@ impl Request<'_> {
             }
         }
         let body = String::from_utf8_lossy(&body).into_owned();
+        crash::point(&format!("{}: after {}", self.http.dialect.provider, self.what));
         Ok((self.reply(status, body), wish))
     }
 

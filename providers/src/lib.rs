@@ -3,6 +3,7 @@
 //! The core speaks only the words exported here. Each provider's module is private, so no code
 //! outside this crate can name one.
 
+pub mod crash;
 mod error;
 mod http;
 mod instance;

@@ -12,7 +12,7 @@
 use super::state::Entry;
 use crate::label::RunId;
 use jiff::Timestamp;
-use providers::Label;
+use providers::{Label, crash};
 use serde::{Deserialize, Serialize};
 use std::{
     fs::{File, OpenOptions, TryLockError},
@@ -144,13 +144,17 @@ impl LedgerFile {
         let line = Line { v: VERSION, at, fact };
         let json = serde_json::to_string(&line).expect("a line has only plain values");
         let text = format!("{:08x} {json}\n", crc32fast::hash(json.as_bytes()));
-        let written = self.file.write_all(text.as_bytes()).and_then(|()| self.file.sync_data());
+        crash::point("ledger: before a line");
+        let written = self.file.write_all(text.as_bytes());
+        crash::point("ledger: a line that isn't synced");
+        let written = written.and_then(|()| self.file.sync_data());
         if let Err(source) = written {
             // What is half there would damage the next line.
             drop(self.file.set_len(self.length));
             return Err(FileError::Io { path: self.path.clone(), source });
         }
         self.length += text.len() as u64;
+        crash::point("ledger: after a line");
         Ok(line)
     }
 }

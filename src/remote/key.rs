@@ -1,5 +1,6 @@
 //! A fresh key for each run, kept in the run's folder so that the run can be resumed.
 
+use providers::crash;
 use russh::keys::{Algorithm, PrivateKey, ssh_key::LineEnding};
 use std::{fmt, fs, io, io::Write, os::unix::fs::OpenOptionsExt, path::Path, sync::Arc};
 
@@ -31,7 +32,9 @@ impl RunKey {
         let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
+        crash::point("key: before it appears");
         fs::rename(draft, path)?;
+        crash::point("key: it has appeared");
         Ok(Self(Arc::new(key)))
     }
 

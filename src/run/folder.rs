@@ -17,7 +17,7 @@ use crate::{
     shortlist::Search,
 };
 use jiff::Timestamp;
-use providers::Usd;
+use providers::{Usd, crash};
 use serde::{Deserialize, Serialize};
 use std::{
     fs::{self, File},
@@ -355,7 +355,9 @@ fn write_whole(path: &Path, content: &[u8]) -> Result<(), FolderError> {
         let mut file = File::create(&draft)?;
         file.write_all(content)?;
         file.sync_all()?;
+        crash::point("folder: a file before it appears");
         fs::rename(&draft, path)?;
+        crash::point("folder: a file that has appeared");
         path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
     };
     write().map_err(|source| io_error(path, "written", source))

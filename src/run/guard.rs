@@ -11,6 +11,7 @@ use crate::{
     leases::{Leases, Markets},
     ledger::{self, Books, Ledger},
 };
+use providers::crash;
 use std::{
     ffi::OsStr,
     fs::{File, OpenOptions, TryLockError},
@@ -53,12 +54,15 @@ impl Guard {
         if stands(&self.folder) {
             return Ok(true);
         }
+        crash::point("guard: before it is started");
         let log = OpenOptions::new().create(true).append(true).open(self.folder.guard_log())?;
         let child = Command::new(&self.program)
             .args([OsStr::new("guard"), self.folder.path().as_os_str()])
             .current_dir(self.folder.path())
             // Not in the terminal's group from the very first moment.
             .process_group(0)
+            // What is to end the program is not meant for this one.
+            .env_remove(crash::VARIABLE)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -74,6 +78,7 @@ impl Guard {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
+        crash::point("guard: it stands");
         Ok(false)
     }
 }

@@ -39,7 +39,7 @@ use crate::{
 };
 use futures_util::FutureExt;
 use guard::Guard;
-use providers::Label;
+use providers::{Label, crash};
 use runner::{Runner, Tools, Worked};
 use std::{
     io::{self, Write},
@@ -137,10 +137,17 @@ pub async fn run(setting: Setting, events: Events, ladder: Ladder) -> Result<Out
         let stage =
             Stage { setting: &setting, generation, guard, events: &events, ladder: &ladder, begun };
         // A panic must not skip what follows.
-        let work = AssertUnwindSafe(work(stage, &mut leases)).catch_unwind().await;
-        work.unwrap_or_else(|_| Ok(Worked::crashed()))
+        let worked = AssertUnwindSafe(work(stage, &mut leases)).catch_unwind().await;
+        if worked.is_err() {
+            leases = take_up_again(leases, &setting, &events)?;
+        }
+        worked.unwrap_or_else(|_| Ok(Worked::crashed()))
     };
-    settle(&mut leases, folder, &events, &ladder).await;
+    let settled = AssertUnwindSafe(settle(&mut leases, folder, &events, &ladder));
+    if settled.catch_unwind().await.is_err() {
+        leases = take_up_again(leases, &setting, &events)?;
+        settle(&mut leases, folder, &events, &ladder).await;
+    }
     let Worked { tally, mut why } = worked?;
     let owed: Vec<Label> = leases.books().owed().map(|(label, _)| label.clone()).collect();
     let mut summary = Summary {
@@ -185,6 +192,15 @@ pub async fn run(setting: Setting, events: Events, ladder: Ladder) -> Result<Out
     summary.seconds = begun.elapsed().as_secs_f64();
     events.send(Event::Finished(summary.clone()));
     Ok(Outcome { summary, why, owed })
+}
+
+/// The same leases by what the ledger on disk says. After a panic what is in memory may be half of a
+/// change.
+fn take_up_again(leases: Leases, setting: &Setting, events: &Events) -> Result<Leases, RunError> {
+    // Nobody can have a ledger twice.
+    drop(leases);
+    let ledger = Ledger::open(&setting.folder.ledger(), &setting.plan.run)?;
+    Ok(Leases::new(setting.markets.clone(), ledger, events.clone()))
 }
 
 fn post_guard(setting: &Setting) -> Result<Guard, RunError> {
@@ -266,8 +282,10 @@ async fn settle(leases: &mut Leases, folder: &RunFolder, events: &Events, ladder
         events.send(Event::Settling { instances: u32::try_from(instances).unwrap_or(u32::MAX) });
     }
     let over = async {
+        crash::point("settle: it begins");
         // What fails here is still owed, and said so by whoever called.
         drop(leases.settle().await);
+        crash::point("settle: all is given back");
         if let Err(reason) = sweep(leases, folder).await {
             events.send(Event::LeftBehind { reason });
         }

@@ -15,6 +15,7 @@ use super::{
     scan::{scan, sync_folder},
 };
 use memchr::memchr;
+use providers::crash;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::HashMap,
@@ -216,7 +217,10 @@ fn appear(
         let mut file = BufWriter::with_capacity(1 << 20, File::create(&partial)?);
         write(&mut file)?;
         file.into_inner()?.sync_all()?;
-        fs::rename(&partial, path)
+        crash::point("order: a file before it appears");
+        fs::rename(&partial, path)?;
+        crash::point("order: a file that has appeared");
+        Ok(())
     })();
     written.map_err(|source| {
         // What is there may be incomplete, and takes room.

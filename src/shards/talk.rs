@@ -21,7 +21,7 @@ use crate::{
 };
 use ear::Ear;
 use jiff::Timestamp;
-use providers::{Instance, Label, Marketplace, UsdPerHour};
+use providers::{Instance, Label, Marketplace, UsdPerHour, crash};
 use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio::{
     sync::mpsc::{Sender, UnboundedReceiver},
@@ -207,19 +207,12 @@ impl Broken {
 
 /// Talks to a worker until its instance is lost or nobody listens any more.
 pub async fn talk(talk: Talk, orders: UnboundedReceiver<Say>, said: Sender<(WorkerId, Said)>) {
-    #[cfg(debug_assertions)]
-    crash_if_asked(&talk);
+    // So that tests can search what a panic shows, and see that it costs nothing.
+    assert!(!crash::is_asked("talk"), "as PIECEWORK_CRASH asks: {talk:?}");
     let (alive, begun) = (Instant::now(), Instant::now());
     let (path, up, armed) = (None, false, false);
     let talker = Talker { talk, orders, said, conversation: 0, path, up, armed, alive, begun };
     talker.run().await;
-}
-
-/// Panics with all that a conversation knows where `PIECEWORK_CRASH` is set, so that tests can
-/// search what a panic shows, and see that it costs nothing. Not in release builds.
-#[cfg(debug_assertions)]
-fn crash_if_asked(talk: &Talk) {
-    assert!(std::env::var_os("PIECEWORK_CRASH").is_none(), "as PIECEWORK_CRASH asks: {talk:?}");
 }
 
 struct Talker {
@@ -300,8 +293,10 @@ impl Talker {
             patience: Patience::default(),
         };
         let session = dial.connect().await?;
+        crash::point("machine: connected");
         self.see_to_the_watchdog(&session).await?;
         let path = self.install(&session).await?;
+        crash::point("machine: the worker is there");
         let (path, folder) = (quote(&path), format!("\"$HOME/.piecework/{}\"", self.talk.run));
         let start = under_sh(&format!("exec {path} start --folder {folder}"));
         let start = session.run(&start, b"").await?;
@@ -331,6 +326,7 @@ impl Talker {
             | ToController::Completions { .. }
             | ToController::GivenUp(_) => return Err(Broken::HungUp),
         };
+        crash::point("machine: attached");
         writer.send(&ToWorker::Work(self.talk.job.clone())).await?;
         self.conversation += 1;
         (self.alive, self.begun) = (Instant::now(), Instant::now());
@@ -401,6 +397,7 @@ impl Talker {
             let sent = match order {
                 Say::Prompts(prompts) => send_prompts(&mut writer, prompts).await,
                 Say::Forget { conversation, through } if conversation == self.conversation => {
+                    crash::point("worker: before it forgets");
                     writer.send(&ToWorker::Forget { through }).await
                 }
                 Say::Forget { .. } => Ok(()),
@@ -422,6 +419,7 @@ async fn send_prompts(
     writer: &mut FrameWriter<Stdin>,
     prompts: Vec<Prompt>,
 ) -> Result<(), CodecError> {
+    crash::point("worker: before it gets prompts");
     let (mut batch, mut bytes) = (Vec::new(), 0);
     for prompt in prompts {
         bytes += prompt.body.len();

@@ -6,6 +6,7 @@ use super::{
     record::{Dialect, Kind},
     scan::{Scan, scan},
 };
+use providers::crash;
 use std::{
     fs::{File, OpenOptions},
     io::{self, Write},
@@ -100,8 +101,10 @@ impl<D: Disk> Writer<D> {
                 Err(RecvTimeoutError::Disconnected) => (true, true),
             };
             if due && synced < written {
+                crash::point("results: before the sync");
                 self.completions.sync()?;
                 self.errors.sync()?;
+                crash::point("results: after the sync");
                 (synced, synced_at) = (written, Some(Instant::now()));
                 self.progress.send_modify(|progress| progress.through = synced);
             }
@@ -128,6 +131,7 @@ impl<D: Disk> Writer<D> {
             let full = WRITE_BYTES <= self.completions.waiting.len() + self.errors.waiting.len();
             next = if full { None } else { self.batches.try_recv().ok() };
         }
+        crash::point("results: before they are written");
         self.completions.flush()?;
         self.errors.flush()?;
         self.backlog.add_permits(permits);

@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod cleanup;
+mod crashes;
 mod cuts;
 mod interrupts;
 mod kills;

@@ -143,7 +143,7 @@ fn a_task_that_panics_shows_no_key_and_leaves_nothing_billed() {
         let Some(cloud) = Cloud::start(&format!("a panic at {market}")) else { return };
         let user = User::new();
         let mut command = a_run_at(&cloud, &user, market);
-        let output = command.env("PIECEWORK_CRASH", "1").output().expect("it runs");
+        let output = command.env("PIECEWORK_CRASH", "talk").output().expect("it runs");
         let said = conversation(&output);
         // It has said all that the task knew, and where it was.
         assert!(said.contains("panicked at") && said.contains("PIECEWORK_CRASH"), "{said}");
