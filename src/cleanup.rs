@@ -301,6 +301,7 @@ mod tests {
             price: UsdPerHour(1),
             worst: Usd(1),
             expires: at(NOW),
+            promise: crate::smoke::Promise::default(),
         };
         ledger.record(&Label("a".into()), ledger::Entry::Ordered(terms)).expect("it is the first");
         let owner = Owner::random();

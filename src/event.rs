@@ -3,7 +3,7 @@
 use crate::label::RunId;
 use providers::{InstanceId, Label, Usd, UsdPerHour};
 use serde::Serialize;
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 use tokio::sync::mpsc::UnboundedSender;
 
 /// The version of the events' shape, as `--json` prints them.
@@ -123,6 +123,8 @@ pub enum SlotPhase {
     Booting,
     /// Reachable, and being logged in to.
     Connecting,
+    /// Being asked whether it is what it was said to be.
+    Testing,
     /// Getting the worker.
     Uploading {
         /// Bytes so far.
@@ -178,6 +180,8 @@ pub struct Progress {
     pub tokens_per_second: f64,
     /// What the run has cost so far, at most.
     pub spent: Usd,
+    /// What each machine that has not answered anything yet has cost so far, at most.
+    pub waiting: BTreeMap<u32, Usd>,
     /// Seconds until the end, at the rate of late. None where there is no rate yet.
     pub seconds_left: Option<f64>,
     /// Seconds since the session began.

@@ -44,7 +44,9 @@ pub mod leases;
 pub mod ledger;
 pub mod ready;
 pub mod remote;
+pub mod renewal;
 pub mod shards;
+pub mod smoke;
 
 pub mod cleanup;
 pub mod clock;

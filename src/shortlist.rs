@@ -15,6 +15,9 @@ use providers::{Mib, Need, Usd};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
+/// MiB for the worker, what it keeps, and what an engine writes beside the model.
+const WORKER_ROOM: u64 = 2 << 10;
+
 /// What a run looks for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Search {
@@ -92,6 +95,15 @@ impl Search {
             Some(disk(shape, engine, &task.weights))
         });
         self.wish.disk.max(needed.unwrap_or_default()).max(least_disk())
+    }
+
+    /// Disk that the model and the worker take on a machine.
+    pub fn room(&self, shape: Option<&Shape>) -> Mib {
+        let weights = self.task.as_ref().zip(shape).map_or(0, |(task, shape)| {
+            let bytes = task.weights.iter().map(|weights| shape.weight_bytes(*weights));
+            bytes.max().unwrap_or(0)
+        });
+        Mib(weights.div_ceil(1 << 20) + WORKER_ROOM)
     }
 
     /// The offers that will do for `prompts` on a machine, the best first: the cheapest for the work

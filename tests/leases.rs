@@ -70,6 +70,7 @@ impl Bench {
             price: offer.price,
             worst: Usd(1),
             expires: jiff::Timestamp::UNIX_EPOCH,
+            promise: piecework::smoke::Promise::default(),
         };
         let order = Order::new(offer, self.label.clone(), KEY);
         self.leases.order(order, terms).unwrap();

@@ -181,6 +181,7 @@ mod tests {
             price: UsdPerHour(3_600_000),
             worst: Usd(10),
             expires: Timestamp::UNIX_EPOCH,
+            promise: crate::smoke::Promise::default(),
         }
     }
 

@@ -9,6 +9,7 @@
 //! There is no failed state: a lease is over when it is gone from the marketplace's listing, and
 //! owed until then.
 
+use crate::smoke::Promise;
 use jiff::Timestamp;
 use providers::{Billing, InstanceId, OfferId, Usd, UsdPerHour};
 use serde::{Deserialize, Serialize};
@@ -35,6 +36,9 @@ pub struct Terms {
     pub worst: Usd,
     /// When it is over in any case.
     pub expires: Timestamp,
+    /// What the machine was said to be.
+    #[serde(default)]
+    pub promise: Promise,
 }
 
 /// A line of the ledger about one lease.
@@ -129,6 +133,7 @@ mod tests {
             price: UsdPerHour(1),
             worst: Usd(1),
             expires: Timestamp::UNIX_EPOCH,
+            promise: Promise::default(),
         }
     }
 

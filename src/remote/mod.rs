@@ -22,5 +22,5 @@ pub use self::{
     key::RunKey,
     pin::{HostKeyChanged, Pins},
     russh::{Dial, Output, Patience, Session},
-    script::{quote, under_sh},
+    script::{answers, quote, under_sh},
 };

@@ -90,12 +90,17 @@ pub(super) fn version(path: &str) -> String {
     ))
 }
 
-/// The answer that a script gave under this name.
-pub(super) fn answer<'a>(text: &'a str, name: &str) -> Option<&'a str> {
-    text.lines().find_map(|line| {
+/// All that a script has answered under this name.
+pub fn answers<'a>(text: &'a str, name: &str) -> impl Iterator<Item = &'a str> {
+    text.lines().filter_map(move |line| {
         let line = line.split_once(MARKER)?.1;
         line.strip_prefix(name)?.strip_prefix(' ').map(str::trim)
     })
+}
+
+/// The answer that a script gave under this name.
+pub(super) fn answer<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    answers(text, name).next()
 }
 
 /// What the probe's answer says, if it is one.

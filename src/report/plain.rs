@@ -2,6 +2,7 @@
 
 use super::{Reporter, note, summary, words};
 use crate::event::{Event, Progress, SlotPhase};
+use providers::Usd;
 use std::{
     collections::HashMap,
     mem::{Discriminant, discriminant},
@@ -27,6 +28,7 @@ impl Reporter for Plain {
                     SlotPhase::Renting
                     | SlotPhase::Booting
                     | SlotPhase::Connecting
+                    | SlotPhase::Testing
                     | SlotPhase::Uploading { .. }
                     | SlotPhase::Loading { .. }
                     | SlotPhase::Working { .. } => None,
@@ -120,8 +122,12 @@ pub(super) fn progress_words(progress: &Progress) -> String {
     let left = progress
         .seconds_left
         .map_or_else(String::new, |left| format!(", {} left", words::seconds(left)));
+    let waiting = match progress.waiting.values().map(|cost| cost.0).sum() {
+        0 => String::new(),
+        some => format!(", {} of it waiting", Usd(some)),
+    };
     format!(
-        "{} of {} ({share:.1} %), {} prompts/s, {} tokens/s, {} spent{left}",
+        "{} of {} ({share:.1} %), {} prompts/s, {} tokens/s, {} spent{waiting}{left}",
         words::count(over),
         words::count(progress.total),
         words::rate(progress.prompts_per_second),
@@ -139,6 +145,7 @@ pub(super) fn phase_words(phase: &SlotPhase) -> String {
         SlotPhase::Renting => "being rented".to_owned(),
         SlotPhase::Booting => "booting".to_owned(),
         SlotPhase::Connecting => "connecting".to_owned(),
+        SlotPhase::Testing => "being tested".to_owned(),
         SlotPhase::Uploading { done, total } => {
             format!("getting the worker, {}", part(done, total))
         }

@@ -3,6 +3,7 @@
 use super::{Reporter, plain};
 use crate::event::{Event, Progress, SlotPhase};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use providers::Usd;
 use std::collections::BTreeMap;
 
 /// How often the screen is drawn, in Hz.
@@ -11,7 +12,24 @@ const FRAMES: u8 = 10;
 pub(super) struct Bars {
     screen: MultiProgress,
     run: Option<ProgressBar>,
-    machines: BTreeMap<u32, ProgressBar>,
+    machines: BTreeMap<u32, Line>,
+}
+
+/// A machine's line.
+struct Line {
+    bar: ProgressBar,
+    /// What it is at.
+    words: String,
+    /// What it has cost, while it has answered nothing yet.
+    waiting: Option<Usd>,
+}
+
+impl Line {
+    fn show(&self) {
+        let price = self.waiting.filter(|cost| cost.0 != 0);
+        let price = price.map_or_else(String::new, |cost| format!(", {cost} spent waiting"));
+        self.bar.set_message(format!("{}{price}", self.words));
+    }
 }
 
 impl Bars {
@@ -28,10 +46,14 @@ impl Bars {
         });
         bar.set_position(progress.done + progress.failed);
         bar.set_message(plain::progress_words(progress));
+        for (slot, line) in &mut self.machines {
+            line.waiting = progress.waiting.get(slot).copied();
+            line.show();
+        }
     }
 
     fn phase(&mut self, slot: u32, phase: &SlotPhase) {
-        let bar = self.machines.entry(slot).or_insert_with(|| {
+        let line = self.machines.entry(slot).or_insert_with(|| {
             let bar = ProgressBar::new(0).with_style(style("{spinner} {msg}"));
             let bar = match &self.run {
                 // Machines stand above the run.
@@ -39,9 +61,10 @@ impl Bars {
                 None => self.screen.add(bar),
             };
             bar.enable_steady_tick(std::time::Duration::from_millis(120));
-            bar
+            Line { bar, words: String::new(), waiting: None }
         });
-        bar.set_message(format!("machine {slot}: {}", plain::phase_words(phase)));
+        line.words = format!("machine {slot}: {}", plain::phase_words(phase));
+        line.show();
     }
 
     fn say(&self, event: &Event) {
@@ -52,7 +75,7 @@ impl Bars {
     }
 
     fn clear(&mut self) {
-        for bar in self.machines.values().chain(&self.run) {
+        for bar in self.machines.values().map(|line| &line.bar).chain(&self.run) {
             bar.finish_and_clear();
         }
         self.machines.clear();
@@ -68,8 +91,8 @@ impl Reporter for Bars {
             Event::Progress(progress) => self.progress(progress),
             Event::Phase { slot, phase } => self.phase(*slot, phase),
             Event::Lost { slot, .. } => {
-                if let Some(bar) = self.machines.remove(slot) {
-                    bar.finish_and_clear();
+                if let Some(line) = self.machines.remove(slot) {
+                    line.bar.finish_and_clear();
                 }
                 self.say(event);
             }

@@ -149,6 +149,7 @@ mod tests {
             traffic: providers::Usd(0),
             worst: Usd(worst),
             expires: at(0),
+            promise: crate::smoke::Promise::default(),
         };
         let label = Label("a".into());
         ledger.record(&label, Entry::Ordered(terms)).expect("it is the first");

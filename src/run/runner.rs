@@ -28,6 +28,7 @@ use crate::{
     shards::{Durable, Queue, ResultsError, Resumed, Said, Say, Sink, Ticket, WorkerId},
 };
 use jiff::Timestamp;
+use providers::Usd;
 use std::{
     collections::BTreeSet,
     sync::Arc,
@@ -375,9 +376,21 @@ impl<'a> Runner<'a> {
             prompts_per_second: rate,
             tokens_per_second: self.tokens.rate(),
             spent: self.leases.books().cost(clock::now()),
+            waiting: self.slots.iter().filter_map(|slot| self.waiting(slot)).collect(),
             seconds_left: (0.0 < rate).then(|| left / rate),
             seconds: self.tools.begun.elapsed().as_secs_f64(),
         }));
+    }
+
+    /// What a machine has cost so far that has answered nothing yet.
+    fn waiting(&self, slot: &Slot) -> Option<(u32, Usd)> {
+        let label = match &slot.stand {
+            Stand::Renting(label, _) | Stand::Unclear(label) => label,
+            Stand::Held(held) if held.answered == 0 => &held.label,
+            Stand::Held(_) | Stand::Quoting | Stand::Vacant => return None,
+        };
+        let lease = self.leases.books().lease(label)?;
+        Some((slot.number, lease.cost(clock::now())))
     }
 
     fn phase(&self, slot: u32, phase: SlotPhase) {

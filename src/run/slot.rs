@@ -38,6 +38,8 @@ pub(super) struct Held {
     pub(super) worker: WorkerId,
     pub(super) orders: UnboundedSender<Say>,
     pub(super) task: AbortHandle,
+    /// Tells the marketplace that it is still needed, where that ends it otherwise.
+    pub(super) renewal: Option<AbortHandle>,
     /// The conversation that is going on. None while there is no link.
     pub(super) conversation: Option<u64>,
     pub(super) engine: Option<EngineFacts>,
@@ -91,6 +93,9 @@ impl Slot {
 impl Drop for Held {
     fn drop(&mut self) {
         self.task.abort();
+        if let Some(renewal) = &self.renewal {
+            renewal.abort();
+        }
     }
 }
 

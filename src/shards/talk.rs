@@ -17,6 +17,8 @@ use crate::{
         Dial, InstallError, Patience, Pins, RemoteError, RunKey, Session, Stdin, install, quote,
         under_sh,
     },
+    report::words,
+    smoke::{self, Promise, Seen},
     template::WATCHDOG_STATE,
 };
 use ear::Ear;
@@ -49,6 +51,12 @@ const SOON: Duration = Duration::from_secs(30);
 
 /// How often an instance is told that it is needed.
 const RENEW_EVERY: Duration = Duration::from_secs(15);
+
+/// How long a machine may take to say what it is: one whose driver hangs never does.
+const SMOKE_LIMIT: Duration = Duration::from_mins(1);
+
+/// How long it may take to get the worker: 12 MB at a tenth of a Mbit/s.
+const INSTALL_LIMIT: Duration = Duration::from_mins(20);
 
 /// Bytes of prompts that go into one message.
 const BATCH_BYTES: usize = 1 << 20;
@@ -152,6 +160,9 @@ pub struct Talk {
     pub expires: Timestamp,
     /// Whether it was started with a watchdog, which must be armed before it gets any prompt.
     pub watched: bool,
+    /// What it was said to be, which it must show before anything is put on it. None for a machine of
+    /// our own.
+    pub promise: Option<Promise>,
 }
 
 /// Why a conversation ended.
@@ -169,6 +180,12 @@ enum Broken {
     Start(String),
     #[error("its watchdog isn't armed: {0}")]
     Unarmed(String),
+    #[error("it failed its test: {0}")]
+    Faulty(#[from] smoke::Fault),
+    #[error("it failed its test: it hasn't said in {} what it is", words::time(SMOKE_LIMIT))]
+    Mute,
+    #[error("it didn't get the worker within {}", words::time(INSTALL_LIMIT))]
+    Trickle,
     #[error("the worker hung up")]
     HungUp,
     #[error("the worker is silent")]
@@ -200,7 +217,12 @@ impl Broken {
             | Self::Silent
             | Self::Unheard => None,
             Self::NotReady(NotReady::Lost(_) | NotReady::Gone) => Some(Loss::Taken(describe(self))),
-            Self::NotReady(NotReady::TooSlow(_)) | Self::Start(_) | Self::Install(_) => instance(),
+            Self::NotReady(NotReady::TooSlow(_))
+            | Self::Start(_)
+            | Self::Install(_)
+            | Self::Faulty(_)
+            | Self::Mute
+            | Self::Trickle => instance(),
         }
     }
 }
@@ -210,8 +232,9 @@ pub async fn talk(talk: Talk, orders: UnboundedReceiver<Say>, said: Sender<(Work
     // So that tests can search what a panic shows, and see that it costs nothing.
     assert!(!crash::is_asked("talk"), "as PIECEWORK_CRASH asks: {talk:?}");
     let (alive, begun) = (Instant::now(), Instant::now());
-    let (path, up, armed) = (None, false, false);
-    let talker = Talker { talk, orders, said, conversation: 0, path, up, armed, alive, begun };
+    let (path, up, armed, tested) = (None, false, false, false);
+    let talker =
+        Talker { talk, orders, said, conversation: 0, path, up, armed, tested, alive, begun };
     talker.run().await;
 }
 
@@ -226,6 +249,8 @@ struct Talker {
     up: bool,
     /// Whether its watchdog was found to be armed.
     armed: bool,
+    /// Whether it has shown that it is what was promised.
+    tested: bool,
     /// When the instance was last talked to.
     alive: Instant,
     /// When the last conversation began.
@@ -295,7 +320,9 @@ impl Talker {
         let session = dial.connect().await?;
         crash::point("machine: connected");
         self.see_to_the_watchdog(&session).await?;
-        let path = self.install(&session).await?;
+        self.test(&session).await?;
+        let path = timeout(INSTALL_LIMIT, self.install(&session)).await;
+        let path = path.map_err(|_| Broken::Trickle)??;
         crash::point("machine: the worker is there");
         let (path, folder) = (quote(&path), format!("\"$HOME/.piecework/{}\"", self.talk.run));
         let start = under_sh(&format!("exec {path} start --folder {folder}"));
@@ -352,6 +379,21 @@ impl Talker {
         let state = said.split_whitespace().next().unwrap_or("it doesn't run");
         self.armed = state == "armed";
         if self.armed { Ok(()) } else { Err(Broken::Unarmed(state.to_owned())) }
+    }
+
+    /// Sees whether the machine is what it was said to be. It is billed meanwhile, so what can't do
+    /// the work is given up before anything is put on it.
+    async fn test(&mut self, session: &Session) -> Result<(), Broken> {
+        let Some(promise) = self.talk.promise.as_ref().filter(|_| !self.tested) else {
+            return Ok(());
+        };
+        self.tell(Said::Phase(SlotPhase::Testing)).await?;
+        let script = smoke::script(&self.talk.job.model);
+        let asked = session.run("exec /bin/sh", script.as_bytes());
+        let asked = timeout(SMOKE_LIMIT, asked).await.map_err(|_| Broken::Mute)??;
+        smoke::judge(promise, &Seen::read(&String::from_utf8_lossy(&asked.stdout)))?;
+        self.tested = true;
+        Ok(())
     }
 
     async fn install(&mut self, session: &Session) -> Result<String, Broken> {

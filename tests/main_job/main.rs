@@ -12,6 +12,7 @@ mod marketplaces;
 mod prices;
 mod secrets;
 mod seeds;
+mod smoke;
 mod watchdog;
 mod whole;
 

@@ -4,9 +4,13 @@ use crate::{
     cloud::{Cloud, kill_with_guard, only_rental},
     program::{User, conversation, eventually},
 };
-use providers::PROVIDERS;
+use piecework::{
+    clock,
+    template::{Machine, Patience},
+};
+use providers::{Access, Label, Mib, Need, Order, PROVIDERS, Provider, Remote, Timing, Transport};
 use serde_json::json;
-use std::process::Stdio;
+use std::{process::Stdio, sync::Arc, time::Duration};
 
 /// A run whose machine waits a few seconds for the next word, begun at this marketplace and left
 /// once it has answers.
@@ -28,7 +32,7 @@ fn a_run_that_nobody_is_left_to_settle(cloud: &Cloud, user: &User, market: &str)
 
 #[test]
 fn a_machine_that_hears_nothing_any_more_ends_itself() {
-    for market in ["vast", "runpod"] {
+    for (market, ender) in [("vast", "instance"), ("runpod", "instance"), ("shadeform", "expiry")] {
         let Some(cloud) = Cloud::start("a machine that hears nothing") else { return };
         let user = User::new();
         a_run_that_nobody_is_left_to_settle(&cloud, &user, market);
@@ -36,7 +40,7 @@ fn a_machine_that_hears_nothing_any_more_ends_itself() {
         cloud.wait_until_nothing_is_billed(market);
         let world = cloud.world(market);
         let rental = only_rental(&world);
-        assert_eq!(rental["ended_by"], "instance", "{rental:#}");
+        assert_eq!(rental["ended_by"], ender, "{rental:#}");
 
         // What it had answered is not lost, and the rest is done by another.
         let resume = cloud.piecework(&user, market, &["resume", "last", "--yes"]).output();
@@ -50,11 +54,55 @@ fn a_machine_that_hears_nothing_any_more_ends_itself() {
 fn a_machine_that_somebody_talks_to_is_left_alone() {
     let Some(cloud) = Cloud::start("a machine that somebody talks to") else { return };
     let user = User::new();
-    let mut command = cloud.run(&user, "vast", 400, &["--echo-pace", "20", "--yes"]);
-    // It works for longer than that, and is told every few seconds that it is needed.
-    let output = command.env("PIECEWORK_WATCHDOG", "18,18").output().expect("it runs");
-    assert_eq!(output.status.code(), Some(0), "{}", conversation(&output));
-    assert_eq!(only_rental(&cloud.world("vast"))["ended_by"], "account");
+    for market in ["vast", "shadeform"] {
+        let mut command = cloud.run(&user, market, 400, &["--echo-pace", "20", "--yes"]);
+        // It works for longer than that, and is told every few seconds that it is needed.
+        let output = command.env("PIECEWORK_WATCHDOG", "18,18").output().expect("it runs");
+        assert_eq!(output.status.code(), Some(0), "{}", conversation(&output));
+        assert_eq!(only_rental(&cloud.world(market))["ended_by"], "account");
+    }
+}
+
+/// This marketplace, without the program.
+fn connect(cloud: &Cloud, market: &str) -> Arc<dyn Remote> {
+    let provider = Provider::find(market).expect("there is one");
+    let secrets = provider.credentials.iter().map(|_| cloud.key().into()).collect();
+    let transport = Transport::new().expect("there is a network");
+    let (url, timing) = (Some(cloud.url(market).to_owned()), Timing::loopback());
+    provider.connect(Access { transport, url, secrets, timing }).expect("it has a key")
+}
+
+#[tokio::test]
+async fn a_machine_whose_time_is_over_ends_itself_whatever_else_is_there() {
+    for (market, ender) in [("vast", "instance"), ("runpod", "instance"), ("shadeform", "expiry")] {
+        let Some(cloud) = Cloud::start("a machine whose time is over") else { return };
+        let remote = connect(&cloud, market);
+        let offers = remote.offers(&Need::default()).await.expect("it has some");
+        let offer = offers.into_iter().next().expect("it has some");
+        let expires = clock::after(clock::now(), Duration::from_secs(8));
+        let hours = Duration::from_hours(9);
+        let capabilities = remote.capabilities();
+        let machine = Machine {
+            capabilities: &capabilities,
+            host: offer.host,
+            engine: "echo",
+            disk: Mib(0),
+            expires,
+            // It would wait for a word for hours.
+            patience: Patience { boot: hours, silence: hours, step: Duration::from_secs(1) },
+        };
+        // A key that nobody has: it is never talked to.
+        let key =
+            "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f";
+        let setup = machine.setup(None).expect("there is an image");
+        let mut order = Order { setup, ..Order::new(offer, Label("pw-test".to_owned()), key) };
+        order.expires = capabilities.expiry.then(|| clock::to_system(expires));
+        remote.rent(&order).await.expect("it is for rent");
+        assert_eq!(cloud.world(market)["billed"], 1);
+        cloud.wait_until_nothing_is_billed(market);
+        assert!(expires <= clock::now(), "it ended too soon");
+        assert_eq!(only_rental(&cloud.world(market))["ended_by"], ender);
+    }
 }
 
 #[test]

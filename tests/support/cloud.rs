@@ -57,8 +57,7 @@ impl Cloud {
     pub(crate) fn piecework(&self, user: &User, market: &str, arguments: &[&str]) -> Command {
         let mut command = user.piecework(arguments);
         for provider in PROVIDERS {
-            let url = self.urls[provider.name].as_str().expect("each has an address");
-            command.env(provider.url_variable, url);
+            command.env(provider.url_variable, self.url(provider.name));
             if provider.name == market {
                 for credential in provider.credentials {
                     command.env(credential.variables[0], self.key());
@@ -75,6 +74,11 @@ impl Cloud {
         let mut command = self.piecework(user, market, &run);
         command.args(more);
         command
+    }
+
+    /// Where a marketplace is.
+    pub(crate) fn url(&self, market: &str) -> &str {
+        self.urls[market].as_str().expect("each has an address")
     }
 
     /// The key that opens every account.

@@ -10,6 +10,7 @@ use crate::{
     leases::{LeaseError, News, describe},
     ledger::Terms,
     model::Weights,
+    renewal::{self, renew},
     run::{
         engine_of,
         meter::Meter,
@@ -20,9 +21,10 @@ use crate::{
     },
     shards::{Loss, Said, Talk, WorkerId, talk},
     shortlist,
+    smoke::Promise,
     template::{Machine, has_watchdog},
 };
-use providers::{ErrorKind, Instance, Label, Order, Rental, Usd};
+use providers::{ErrorKind, Host, Instance, Label, Order, Rental, Usd};
 use std::{collections::VecDeque, time::Duration};
 use tokio::{sync::mpsc::unbounded_channel, time::sleep};
 
@@ -187,7 +189,10 @@ impl Runner<'_> {
         let host_key = host_key.map_err(|error| Why::HostKeys(error.to_string()))?;
         let mut order = Order::new(offer.clone(), label, self.tools.key.public_line());
         order.setup = machine.setup(host_key.as_deref())?;
-        order.expires = Some(clock::to_system(expires));
+        order.expires = capabilities.expiry.then(|| {
+            // Near, and moved on while we live.
+            clock::to_system(renewal::until(now, expires, setting.patience.silence))
+        });
         if let Rental::Interruptible { floor } = offer.rental {
             // What wins now, and not more: outbid, it is cheaper to take another. The disk comes on
             // top of it, and is in the offer's price.
@@ -202,6 +207,7 @@ impl Runner<'_> {
             traffic,
             worst: purse::worst(offer.price, offer.billing, time, traffic),
             expires,
+            promise: Promise::of(offer, plan.search.room(setting.shape.as_ref())),
         };
         Ok((listed, order, terms))
     }
@@ -281,14 +287,17 @@ impl Runner<'_> {
     ) -> Result<(), Why> {
         let setting = self.tools.setting;
         let terms = self.leases.books().lease(&label).map(|lease| lease.terms.clone());
-        let Some(Terms { provider, machine, expires, .. }) = terms else {
+        let Some(Terms { provider, machine, expires, promise, .. }) = terms else {
             return Ok(());
         };
         let market = setting.markets.get(&provider).cloned();
         let market = market.ok_or_else(|| LeaseError::NoMarket(provider.clone()))?;
-        let watched = has_watchdog(&market.capabilities());
+        let capabilities = market.capabilities();
+        let watched = has_watchdog(&capabilities);
+        let promise = (capabilities.host != Host::ThisComputer).then_some(promise);
         // Also where an earlier session rented it.
         self.avoid.extend(machine.map(|machine| shortlist::machine_key(&provider, &machine)));
+        let (renewed, id) = (market.clone(), instance.id.clone());
         self.workers += 1;
         let worker = WorkerId(self.workers);
         let (orders, inbox) = unbounded_channel();
@@ -306,10 +315,15 @@ impl Runner<'_> {
                 worker: setting.worker.clone(),
                 expires,
                 watched,
+                promise,
             },
             inbox,
             self.said.0.clone(),
         );
+        let renewal = capabilities.expiry.then(|| {
+            let silence = setting.patience.silence;
+            tokio::spawn(async move { renew(&*renewed, &id, expires, silence).await })
+        });
         let said = self.said.0.clone();
         let task = tokio::spawn(async move {
             let talking = tokio::spawn(talking);
@@ -324,6 +338,7 @@ impl Runner<'_> {
             worker,
             orders,
             task: task.abort_handle(),
+            renewal: renewal.map(|task| task.abort_handle()),
             conversation: None,
             engine: None,
             acks: VecDeque::new(),

@@ -1,7 +1,7 @@
 //! What an instance of the fake cloud is: a process that sees the system's programs, read-only,
 //! and one folder that it may write to.
 
-use super::Machines;
+use super::{Machines, shown};
 use crate::local::serve_with_host_key;
 use std::{
     env,
@@ -109,7 +109,10 @@ impl Machines {
         confinement: Confinement,
         shared: &[PathBuf],
     ) -> io::Result<Self> {
-        let mut words = confinement.wrapper(shared);
+        let programs = shown::programs(folder)?;
+        let shared: Vec<_> = shared.iter().chain([&programs]).cloned().collect();
+        let mut words = vec!["env".into(), shown::path(&programs)?];
+        words.extend(confinement.wrapper(&shared));
         words.extend([std::path::absolute(program)?.into_os_string(), "instance".into()]);
         Ok(Self { folder: std::path::absolute(folder)?, program: words })
     }

@@ -125,11 +125,36 @@ pub enum Mishap {
         /// How much more.
         percent: u32,
     },
+    /// Its machine isn't what was offered.
+    Faulty(Defect),
     /// It is in a state that nobody has heard of.
     State {
         /// What the state is called.
         word: String,
     },
+}
+
+impl Mishap {
+    /// How its machine differs from what was offered, if it does.
+    pub(super) fn defect(&self) -> Option<Defect> {
+        if let Self::Faulty(defect) = self { Some(*defect) } else { None }
+    }
+}
+
+/// How a machine differs from what was offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Defect {
+    /// Its driver sees no GPU.
+    NoGpu,
+    /// It has one GPU less.
+    FewerGpus,
+    /// Its GPUs have half the memory.
+    LessMemory,
+    /// Its driver is for CUDA 11.0.
+    OldDriver,
+    /// Its disk is full.
+    FullDisk,
 }
 
 /// A fault, and the requests that meet it.

@@ -3,6 +3,7 @@
 use super::{
     STUBS, State, lock,
     rental::{Phase, Rental, Wish},
+    shown,
 };
 use crate::{InstanceId, InstanceState, Label, Local, Marketplace, Need, Order};
 use std::{collections::BTreeMap, ffi::OsString, fs, io, path::PathBuf, sync::Arc, time::Duration};
@@ -69,6 +70,7 @@ impl Machines {
                 let own = own.into_iter().map(|(name, value)| (name.to_owned(), value));
                 let mut env = rental.wish.env.clone();
                 env.extend(own);
+                env.extend(shown::facts(&rental));
                 let id = self.start(&rental.wish, &env).await?;
                 running.insert(key, id);
             }

@@ -15,11 +15,12 @@ mod rental;
 mod runpod;
 mod server;
 mod shadeform;
+mod shown;
 mod vast;
 mod verda;
 
 pub use confine::{Confinement, be_instance};
-pub use fault::{Call, Fault, Mishap, Planned};
+pub use fault::{Call, Defect, Fault, Mishap, Planned};
 pub use machines::Machines;
 
 use crate::PROVIDERS;

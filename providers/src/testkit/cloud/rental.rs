@@ -108,6 +108,7 @@ impl Rental {
                 | Mishap::Boot { .. }
                 | Mishap::Outbid { .. }
                 | Mishap::Dearer { .. }
+                | Mishap::Faulty(_)
                 | Mishap::LeavesDisk => {}
             }
         }
@@ -136,6 +137,7 @@ impl Rental {
                 | Mishap::Boot { .. }
                 | Mishap::Outbid { .. }
                 | Mishap::Dearer { .. }
+                | Mishap::Faulty(_)
                 | Mishap::LeavesDisk
                 | Mishap::State { .. } => true,
             })
