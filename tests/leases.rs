@@ -182,11 +182,8 @@ async fn once_nothing_is_owed_nothing_of_the_run_is_left_on_the_account() {
     let cloud = Cloud::start(listen, 0, None).await.expect("loopback can be listened on");
     cloud.put_key("verda", "piecework-0123456789abcdef", "ssh-ed25519 BBBB of another run");
     cloud.plan(vec![Planned {
-        provider: None,
         call: Some(Call::Rent),
-        after: 0,
-        times: 1,
-        fault: cloud::Fault::Rental(Mishap::LeavesDisk),
+        ..Planned::next(cloud::Fault::Rental(Mishap::LeavesDisk))
     }]);
     let mut bench = Bench::with(verda(&cloud));
     let need = Need { disk: Mib::from_gib(60), ..Need::default() };

@@ -68,7 +68,8 @@ impl Shopper {
     /// Something goes wrong whenever this marketplace is asked for this.
     pub(crate) fn strike(&self, provider: &str, call: Call, fault: Fault) {
         let provider = Some(provider.to_owned());
-        let planned = Planned { provider, call: Some(call), after: 0, times: 1_000, fault };
+        let call = Some(call);
+        let planned = Planned { provider, call, times: 1_000, ..Planned::next(fault) };
         self.cloud.plan(vec![planned]);
     }
 

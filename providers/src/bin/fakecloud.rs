@@ -5,7 +5,8 @@
 //! ```
 //!
 //! Prints one line of JSON with the address of each marketplace and the key that opens them all,
-//! and serves until it is ended. `/world` shows the truth, `/world/faults` takes a plan of faults.
+//! and serves until it is ended. `/world` shows the truth, `/world/faults` takes a plan of faults,
+//! and `/world/prices` makes marketplaces dearer: `{"vast": 1000}` a thousand times.
 
 use providers::testkit::cloud::{Cloud, Confinement, KEY, Machines, be_instance};
 use serde_json::json;

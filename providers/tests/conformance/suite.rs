@@ -57,7 +57,7 @@ impl Bench {
 
     fn strike_after(&self, call: Option<Call>, after: u32, times: u32, fault: Fault) {
         let provider = Some(self.name.to_owned());
-        self.cloud.plan(vec![Planned { provider, call, after, times, fault }]);
+        self.cloud.plan(vec![Planned { provider, call, after, times, ..Planned::next(fault) }]);
     }
 
     async fn offer(&self) -> Offer {

@@ -123,6 +123,15 @@ impl Books {
         if mishap == Some(Mishap::BidTooLow) { Err(Refusal::Outbid) } else { Ok(rental) }
     }
 
+    /// Asks this many times as much for everything from now on.
+    pub(super) fn raise_prices(&mut self, factor: u32) {
+        let raised = |price: UsdPerHour| UsdPerHour(price.0.saturating_mul(factor.into()));
+        for ware in &mut self.wares {
+            ware.price = raised(ware.price);
+            ware.spot = ware.spot.map(raised);
+        }
+    }
+
     /// Ends a rental. `false`: there is none of this name that hasn't ended.
     pub(super) fn end(&mut self, id: &str, by: Ender) -> bool {
         self.end_at(id, by, SystemTime::now())

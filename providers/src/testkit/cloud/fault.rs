@@ -1,6 +1,7 @@
 //! What goes wrong, and when.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// What a request is for, whatever its path is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -82,7 +83,8 @@ pub enum Fault {
         /// The status of the answer.
         code: u16,
     },
-    /// It is answered properly, after this time.
+    /// It is carried out at once, and answered properly after this time, by when whoever asked may
+    /// be gone.
     Slow {
         /// How long.
         millis: u64,
@@ -166,6 +168,9 @@ pub struct Planned {
     /// Which kind of request, or any.
     #[serde(default)]
     pub call: Option<Call>,
+    /// Only once there was a request of this kind, whatever became of it.
+    #[serde(default)]
+    pub since: Option<Call>,
     /// How many such requests are let through first.
     #[serde(default)]
     pub after: u32,
@@ -174,6 +179,16 @@ pub struct Planned {
     pub times: u32,
     /// What goes wrong.
     pub fault: Fault,
+    /// What also goes wrong with what is rented by such a request.
+    #[serde(default)]
+    pub with: Option<Mishap>,
+}
+
+impl Planned {
+    /// The next request of any kind, anywhere.
+    pub const fn next(fault: Fault) -> Self {
+        Self { provider: None, call: None, since: None, after: 0, times: 1, fault, with: None }
+    }
 }
 
 const fn once() -> u32 {
@@ -182,34 +197,49 @@ const fn once() -> u32 {
 
 /// What is still to go wrong.
 #[derive(Debug, Default)]
-pub(super) struct Plan(Vec<Planned>);
+pub(super) struct Plan {
+    planned: Vec<Planned>,
+    /// The kinds of requests that there were since it was made, and where.
+    seen: BTreeSet<(String, Call)>,
+}
 
 impl Plan {
     /// Forgets what was planned, and plans this.
     pub(super) fn replace(&mut self, planned: Vec<Planned>) {
-        self.0 = planned;
+        *self = Self { planned, seen: BTreeSet::new() };
     }
 
     /// What is left of it.
     pub(super) fn left(&self) -> &[Planned] {
-        &self.0
+        &self.planned
     }
 
-    /// What goes wrong with this request. Each request uses up one place of the first plan that
-    /// it fits.
-    pub(super) fn strike(&mut self, provider: &str, call: Call) -> Option<Fault> {
+    /// What goes wrong with this request, and with what it rents. Each request uses up one place of
+    /// the first plan that it fits.
+    pub(super) fn strike(&mut self, provider: &str, call: Call) -> (Option<Fault>, Option<Mishap>) {
+        let seen = &self.seen;
         let fits = |planned: &&mut Planned| {
             0 < planned.times
                 && planned.provider.as_deref().is_none_or(|name| name == provider)
                 && planned.call.is_none_or(|kind| kind == call)
+                && planned.since.is_none_or(|kind| seen.contains(&(provider.to_owned(), kind)))
         };
-        let planned = self.0.iter_mut().find(fits)?;
-        if 0 < planned.after {
-            planned.after -= 1;
-            return None;
+        let planned = self.planned.iter_mut().find(fits);
+        self.seen.insert((provider.to_owned(), call));
+        match planned {
+            Some(planned) if 0 < planned.after => {
+                planned.after -= 1;
+                (None, None)
+            }
+            Some(planned) => {
+                planned.times -= 1;
+                if let Fault::Rental(mishap) = &planned.fault {
+                    return (None, Some(mishap.clone()));
+                }
+                (Some(planned.fault.clone()), planned.with.clone())
+            }
+            None => (None, None),
         }
-        planned.times -= 1;
-        Some(planned.fault.clone())
     }
 }
 
@@ -223,13 +253,30 @@ mod tests {
             {"fault":{"status":{"code":429,"retry_after":1}},"call":"list","times":2}]"#;
         let mut plan = Plan::default();
         plan.replace(serde_json::from_str(text).unwrap());
-        assert_eq!(plan.strike("vast", Call::Rent), None);
-        assert_eq!(plan.strike("runpod", Call::Rent), None);
-        assert_eq!(plan.strike("vast", Call::Rent), Some(Fault::LoseReply));
-        assert_eq!(plan.strike("vast", Call::Rent), None);
+        let mut strike = |provider, call| plan.strike(provider, call).0;
+        assert_eq!(strike("vast", Call::Rent), None);
+        assert_eq!(strike("runpod", Call::Rent), None);
+        assert_eq!(strike("vast", Call::Rent), Some(Fault::LoseReply));
+        assert_eq!(strike("vast", Call::Rent), None);
         let busy = Some(Fault::Status { code: 429, retry_after: Some(1) });
-        assert_eq!(plan.strike("prime", Call::List), busy);
-        assert_eq!(plan.strike("vast", Call::List), busy);
-        assert_eq!(plan.strike("vast", Call::List), None);
+        assert_eq!(strike("prime", Call::List), busy);
+        assert_eq!(strike("vast", Call::List), busy);
+        assert_eq!(strike("vast", Call::List), None);
+    }
+
+    #[test]
+    fn a_plan_may_wait_for_another_kind_of_request_and_strike_what_is_rented_as_well() {
+        let text = r#"[{"since":"release","call":"list","fault":"drop"},
+            {"call":"rent","fault":"lose_reply","with":{"late":{"millis":5}}},
+            {"call":"rent","fault":{"rental":"offer_gone"}}]"#;
+        let mut plan = Plan::default();
+        plan.replace(serde_json::from_str(text).unwrap());
+        let late = Some(Mishap::Late { millis: 5 });
+        assert_eq!(plan.strike("vast", Call::Rent), (Some(Fault::LoseReply), late));
+        assert_eq!(plan.strike("vast", Call::Rent), (None, Some(Mishap::OfferGone)));
+        assert_eq!(plan.strike("vast", Call::List), (None, None));
+        assert_eq!(plan.strike("vast", Call::Release), (None, None));
+        assert_eq!(plan.strike("prime", Call::List), (None, None));
+        assert_eq!(plan.strike("vast", Call::List), (Some(Fault::Drop), None));
     }
 }

@@ -18,6 +18,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use serde_json::json;
 use std::{
+    collections::BTreeMap,
     io,
     pin::Pin,
     sync::Arc,
@@ -78,7 +79,7 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> io::Result<Res
     ask.path = path.to_owned();
     ask.base = state.url(name);
     let call = stub.call(&ask);
-    let fault = lock(&state.plan).strike(name, call);
+    let (fault, mishap) = lock(&state.plan).strike(name, call);
     match fault {
         Some(Fault::Drop) => return broken(),
         Some(Fault::Status { code, retry_after }) => {
@@ -90,20 +91,20 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> io::Result<Res
             count(&mut lock(&state.books[name]), call);
             return whole(Reply::text(code, &format!("can't do {ask:?}")), None, false);
         }
-        Some(Fault::Slow { millis }) => sleep(Duration::from_millis(millis)).await,
         _ => {}
     }
     let reply = {
         let mut books = lock(&state.books[name]);
         count(&mut books, call);
         books.expire();
-        books.mishap = match &fault {
-            Some(Fault::Rental(mishap)) => Some(mishap.clone()),
-            _ => None,
-        };
+        books.mishap = mishap;
         reply(*stub, &mut books, &ask, call)
     };
     match fault {
+        Some(Fault::Slow { millis }) => {
+            sleep(Duration::from_millis(millis)).await;
+            whole(reply, None, false)
+        }
         Some(Fault::LoseReply) => broken(),
         Some(Fault::Truncate) => whole(reply, None, true),
         Some(Fault::Late5xx { code }) => whole(Reply::text(code, "bad gateway"), None, false),
@@ -154,7 +155,23 @@ fn about_the_world(state: &State, ask: &Ask) -> Reply {
                 Err(error) => Reply::text(400, &error.to_string()),
             }
         }
-        _ => Reply::text(404, "there is /world, /world/faults, and a path for each marketplace"),
+        ("POST", ["world", "prices"]) => {
+            match serde_json::from_str::<BTreeMap<String, u32>>(&ask.body) {
+                Ok(factors) => {
+                    for (name, factor) in factors {
+                        if let Some(books) = state.books.get(name.as_str()) {
+                            lock(books).raise_prices(factor);
+                        }
+                    }
+                    Reply::json(200, &state.world())
+                }
+                Err(error) => Reply::text(400, &error.to_string()),
+            }
+        }
+        _ => Reply::text(
+            404,
+            "there is /world, /world/faults, /world/prices, and a path for each marketplace",
+        ),
     }
 }
 
