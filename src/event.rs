@@ -99,8 +99,8 @@ pub enum Event {
         /// What happened.
         reason: String,
     },
-    /// Instances are gone, and something else that they left on the account could not be removed:
-    /// the run's public key, or a disk, which may be billed.
+    /// Instances and their disks are gone, and the run's public key could not be taken off the
+    /// account. It costs nothing.
     LeftBehind {
         /// Why not.
         reason: String,

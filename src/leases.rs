@@ -83,6 +83,9 @@ pub enum LeaseError {
     /// It was asked to go, and is still in the listing.
     #[error("{0} is still listed")]
     StillListed(InstanceId),
+    /// It is gone, and its disk isn't.
+    #[error("the disk of {0} is still listed, and billed")]
+    DiskLeft(Label),
 }
 
 /// What came of an order.
@@ -101,7 +104,7 @@ pub enum News {
     /// An order is answered. After an error nothing is rented, or the ledger says that something
     /// may be.
     Rented(Label, Result<Box<Instance>, LeaseError>),
-    /// An instance is gone from the listing.
+    /// An instance is gone from the listing, and its disk with it.
     Released(Label),
 }
 
@@ -316,8 +319,24 @@ async fn give_back(
     // Released is what the listing says, not what the answer said.
     match find(market, label, id.as_ref()).await? {
         Some(instance) => Err(LeaseError::StillListed(instance.id)),
-        None => Ok(()),
+        None => end_disks(market, label).await,
     }
+}
+
+/// Ends the disks that an instance has left, without which it isn't over: they are billed on.
+async fn end_disks(market: &dyn Marketplace, label: &Label) -> Result<(), LeaseError> {
+    let left = || async {
+        let disks = market.disks().await?.into_iter();
+        Ok::<Vec<_>, LeaseError>(disks.filter(|disk| disk.is_disk_of(label)).collect())
+    };
+    let disks = left().await?;
+    for disk in &disks {
+        market.remove(disk).await?;
+    }
+    if disks.is_empty() || left().await?.is_empty() {
+        return Ok(());
+    }
+    Err(LeaseError::DiskLeft(label.clone()))
 }
 
 async fn find(
@@ -374,7 +393,10 @@ pub async fn end_stray(market: &dyn Marketplace, instance: &Instance) -> Result<
     market.release(&instance.id).await?;
     for _ in 0..LOOKS {
         if market.instances().await?.iter().all(|listed| listed.id != instance.id) {
-            return Ok(());
+            return match &instance.label {
+                Some(label) => end_disks(market, label).await,
+                None => Ok(()),
+            };
         }
         sleep(LOOK_EVERY).await;
     }

@@ -195,7 +195,7 @@ async fn once_nothing_is_owed_nothing_of_the_run_is_left_on_the_account() {
     bench.leases.sweep(KEY).await.unwrap();
     assert_eq!(keys(), 2, "it may still be needed");
     bench.released().await;
-    assert_eq!((keys(), cloud.billed("verda")), (2, 1), "its disk is billed on");
+    assert_eq!((keys(), cloud.billed("verda")), (2, 0), "its disk would be billed on");
     bench.leases.sweep(KEY).await.unwrap();
     assert_eq!((keys(), cloud.billed("verda")), (1, 0));
 }

@@ -77,6 +77,12 @@ pub trait Marketplace: fmt::Debug + Send + Sync {
         Ok(false)
     }
 
+    /// Lists the disks of ours that have outlived their instances, and are billed by themselves. Not
+    /// asked for where a disk goes with its instance.
+    async fn disks(&self) -> Result<Vec<Leftover>> {
+        Ok(Vec::new())
+    }
+
     /// Lists what renting has put on the account beside instances and what instances have left
     /// there, of ours only. A run that is under way may need it still.
     async fn leftovers(&self) -> Result<Vec<Leftover>> {

@@ -84,30 +84,6 @@ impl Verda {
         self.read(operation, "/sshkeys", &[]).await
     }
 
-    /// Disks of ours that belong to no instance any more.
-    async fn disks(&self) -> Result<Vec<Leftover>> {
-        #[derive(Deserialize)]
-        struct Volume {
-            id: String,
-            #[serde(default)]
-            name: String,
-            instance_id: Option<String>,
-            base_hourly_cost: Option<Number>,
-        }
-        let volumes: Vec<Volume> = self.read(LISTING_LEFTOVERS, "/volumes", &[]).await?;
-        let ours = |volume: &Volume| {
-            volume.name.starts_with("piecework-")
-                && volume.instance_id.as_ref().is_none_or(String::is_empty)
-        };
-        let left = |volume: Volume| Leftover {
-            kind: LeftoverKind::Disk,
-            price: volume.base_hourly_cost.and_then(|cost| UsdPerHour::from_dollars(cost.0)),
-            id: volume.id,
-            name: volume.name,
-        };
-        Ok(volumes.into_iter().filter(ours).map(left).collect())
-    }
-
     /// The account's id for a key, which it has or is given.
     async fn key(&self, public_key: &str) -> Result<String> {
         if let Some(key) = keys::find(&self.keys(RENTING).await?, public_key) {
@@ -186,6 +162,29 @@ impl Marketplace for Verda {
         });
         let reply = self.send(|http| http.put(RELEASING, "/instances").json(&body)).await?;
         released(reply)
+    }
+
+    async fn disks(&self) -> Result<Vec<Leftover>> {
+        #[derive(Deserialize)]
+        struct Volume {
+            id: String,
+            #[serde(default)]
+            name: String,
+            instance_id: Option<String>,
+            base_hourly_cost: Option<Number>,
+        }
+        let volumes: Vec<Volume> = self.read(LISTING_LEFTOVERS, "/volumes", &[]).await?;
+        let ours = |volume: &Volume| {
+            volume.name.starts_with("piecework-")
+                && volume.instance_id.as_ref().is_none_or(String::is_empty)
+        };
+        let left = |volume: Volume| Leftover {
+            kind: LeftoverKind::Disk,
+            price: volume.base_hourly_cost.and_then(|cost| UsdPerHour::from_dollars(cost.0)),
+            id: volume.id,
+            name: volume.name,
+        };
+        Ok(volumes.into_iter().filter(ours).map(left).collect())
     }
 
     async fn leftovers(&self) -> Result<Vec<Leftover>> {

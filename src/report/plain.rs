@@ -106,8 +106,8 @@ pub(super) fn lines(event: &Event) -> Vec<String> {
             vec![format!("{label} could not be given back yet, trying again: {reason}")]
         }
         Event::LeftBehind { reason } => vec![format!(
-            "the run's key or a disk may be left on the account, `piecework cleanup` tries again: \
-             {reason}"
+            "the run's key may be left on the account, where it costs nothing; `piecework cleanup` \
+             tries again: {reason}"
         )],
         Event::GuardReplaced => vec!["the guard had died; another stands in its place".to_owned()],
         Event::Ordering => vec!["putting the completions in order".to_owned()],

@@ -4,6 +4,7 @@ use crate::{
     cloud::{Cloud, kill_with_guard, only_rental},
     program::{User, conversation, eventually, numbered},
 };
+use serde_json::json;
 use std::process::Stdio;
 
 /// A rental whose program and guard are dead, and which doesn't end itself for a while.
@@ -69,4 +70,20 @@ fn every_marketplace_with_a_key_is_asked_and_this_computer_is_none() {
     assert_eq!(only_rental(&cloud.world("verda"))["ended_by"], "account");
     let none = user.run(&arguments);
     assert_eq!(none.status.code(), Some(2), "{}", conversation(&none));
+}
+
+#[test]
+fn a_disk_that_its_machine_has_left_is_owed_like_the_machine() {
+    let Some(cloud) = Cloud::start("a disk that its machine has left") else { return };
+    let user = User::new();
+    let refused = json!({ "status": { "code": 401, "retry_after": null } });
+    cloud.plan(&json!([
+        { "call": "rent", "fault": { "rental": "leaves_disk" } },
+        // Asks for disks, and to end one.
+        { "call": "other", "since": "release", "times": 2, "fault": refused },
+    ]));
+    let output = cloud.run(&user, "verda", 5, &["--yes"]).output().expect("it runs");
+    let said = conversation(&output);
+    assert!(said.contains("could not be given back yet"), "{said}");
+    assert_eq!((output.status.code(), &cloud.world("verda")["billed"]), (Some(0), &json!(0)));
 }
