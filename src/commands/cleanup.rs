@@ -2,7 +2,7 @@
 
 use super::{CommandError, markets, open_home, ps};
 use crate::{
-    cleanup::{self, Whose},
+    cleanup::{self, CleanupError, Whose},
     cli::CleanupArgs,
     clock,
     event::Events,
@@ -11,6 +11,7 @@ use crate::{
     report::{self, words},
     run::Home,
 };
+use providers::Leftover;
 use std::{path::Path, time::Duration};
 
 /// How often it looks where it is to watch.
@@ -37,10 +38,16 @@ async fn once(args: &CleanupArgs, home: &Home, markets: &Markets) -> Result<Exit
     ps::show(&found, args.json);
     let exit = ps::unknown(&listings);
     let dead = found.iter().filter(|found| whose.is_to_end(found)).count();
-    if dead == 0 {
+    let (keys, unasked) = cleanup::keys_left(&accounts, markets).await;
+    let exit = exit.max(tell(&unasked));
+    if dead == 0 && keys.is_empty() {
         if exit == Exit::Done && !args.watch {
             report::note("nothing to clean up");
         }
+        return Ok(exit);
+    }
+    let exit = exit.max(take_keys_off(args, &keys, markets).await);
+    if dead == 0 {
         return Ok(exit);
     }
     let instances = words::plural(dead as u64, "instance");
@@ -49,12 +56,40 @@ async fn once(args: &CleanupArgs, home: &Home, markets: &Markets) -> Result<Exit
         return Ok(Exit::MayBeBilled);
     }
     let errors = cleanup::end(&found, whose, &accounts, markets, &Events::unheard()).await;
-    for error in &errors {
-        report::error(error, None);
-    }
-    if errors.is_empty() && exit == Exit::Done {
+    if errors.is_empty() {
         report::note(&format!("ended {instances}"));
-        return Ok(Exit::Done);
     }
-    Ok(Exit::MayBeBilled)
+    Ok(exit.max(tell(&errors)))
+}
+
+async fn take_keys_off(
+    args: &CleanupArgs,
+    keys: &[(&'static str, Leftover)],
+    markets: &Markets,
+) -> Exit {
+    if keys.is_empty() {
+        return Exit::Done;
+    }
+    let number = words::plural(keys.len() as u64, "key");
+    if !args.yes && !report::ask(&format!("take {number} of dead runs off the accounts?")) {
+        report::note(&format!(
+            "{number} of dead runs left on the accounts, where they cost nothing"
+        ));
+        return Exit::Done;
+    }
+    let errors = cleanup::remove_keys(keys, markets).await;
+    if errors.is_empty() {
+        report::note(&format!("took {number} of dead runs off the accounts"));
+    }
+    tell(&errors)
+}
+
+/// Says what went wrong, and how the program is to end for it.
+fn tell(errors: &[CleanupError]) -> Exit {
+    let mut exit = Exit::Done;
+    for error in errors {
+        report::error(error, None);
+        exit = exit.max(if error.may_be_billed() { Exit::MayBeBilled } else { Exit::Failed });
+    }
+    exit
 }

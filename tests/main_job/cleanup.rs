@@ -87,3 +87,22 @@ fn a_disk_that_its_machine_has_left_is_owed_like_the_machine() {
     assert!(said.contains("could not be given back yet"), "{said}");
     assert_eq!((output.status.code(), &cloud.world("verda")["billed"]), (Some(0), &json!(0)));
 }
+
+#[test]
+fn a_key_that_a_run_could_not_take_off_the_account_is_taken_off_by_cleanup() {
+    let Some(cloud) = Cloud::start("a key that stays on the account") else { return };
+    let user = User::new();
+    let refused = json!({ "status": { "code": 401, "retry_after": null } });
+    cloud.plan(&json!([{ "call": "keys", "since": "release", "fault": refused }]));
+    let output = cloud.run(&user, "lambda", 5, &["--yes"]).output().expect("it runs");
+    let said = conversation(&output);
+    assert!(said.contains("may be left on the account"), "{said}");
+    assert_eq!((output.status.code(), cloud.keys("lambda")), (Some(0), 1));
+    let cleanup = || cloud.piecework(&user, "lambda", &["cleanup", "--yes"]).output();
+    let cleaned = cleanup().expect("it runs");
+    let said = conversation(&cleaned);
+    assert!(said.contains("took 1 key of dead runs off the accounts"), "{said}");
+    assert_eq!((cleaned.status.code(), cloud.keys("lambda")), (Some(0), 0));
+    let again = conversation(&cleanup().expect("it runs"));
+    assert!(again.contains("nothing to clean up"), "{again}");
+}

@@ -98,9 +98,19 @@ impl Cloud {
         world[market].take()
     }
 
+    /// How many public keys are on an account.
+    pub(crate) fn keys(&self, market: &str) -> usize {
+        self.world(market)["keys"].as_array().expect("it lists them").len()
+    }
+
     /// Plans faults at one marketplace.
     pub(crate) fn plan(&self, faults: &Value) {
         self.http("POST", "/faults", &faults.to_string());
+    }
+
+    /// What is still to go wrong, in the order in which it was planned.
+    pub(crate) fn planned(&self) -> Value {
+        serde_json::from_str(&self.http("GET", "/faults", "")).expect("it is JSON")
     }
 
     /// Waits until nothing is billed at a marketplace.
