@@ -13,6 +13,7 @@ mod prices;
 mod secrets;
 mod seeds;
 mod smoke;
+mod struck;
 mod watchdog;
 mod whole;
 
