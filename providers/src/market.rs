@@ -40,7 +40,8 @@ pub struct Capabilities {
     pub self_release: Option<&'static str>,
     /// How long an instance may take to run.
     pub boot_limit: Duration,
-    /// How long a new instance may be missing from [`Marketplace::instances`].
+    /// How long a new instance may be missing from [`Marketplace::instances`], counted from when
+    /// the request for it was sent, whether anybody waited for the answer or not.
     pub listing_lag: Duration,
 }
 

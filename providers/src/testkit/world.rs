@@ -2,14 +2,14 @@
 
 use crate::{
     Capabilities, Error, ErrorKind, Gpus, Host, Instance, InstanceId, InstanceState, Label,
-    Marketplace, Mib, Need, Offer, OfferId, Order, Result, UsdPerHour,
+    Marketplace, Mib, Need, Offer, OfferId, Order, Result, Usd, UsdPerHour,
 };
 use std::{
     collections::VecDeque,
     sync::{Mutex, MutexGuard},
     time::{Duration, SystemTime},
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 /// What happens to one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +24,16 @@ pub enum Fault {
     Pretend,
 }
 
+/// How long things take. Both together are at most the lag that the world admits to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pace {
+    /// From a request to its answer. It is carried out half-way, whether anybody still waits for
+    /// the answer or not.
+    pub answer: Duration,
+    /// From when an instance is rented until it is listed.
+    pub listed: Duration,
+}
+
 /// A marketplace with no network. Engine tests use it as it is, and a provider's stub server
 /// answers out of one.
 #[derive(Debug, Default)]
@@ -34,34 +44,86 @@ pub struct World {
 
 #[derive(Clone, Debug, Default)]
 struct Facts {
-    instances: Vec<(Instant, Instance)>,
-    rented: usize,
+    lives: Vec<Life>,
     faults: VecDeque<Fault>,
     calls: usize,
+    pace: Pace,
+}
+
+/// One instance, from beginning to end.
+#[derive(Clone, Debug)]
+struct Life {
+    instance: Instance,
+    since: Instant,
+    listed: Instant,
+    until: Option<Instant>,
+}
+
+impl Life {
+    fn ended(&self, at: Instant) -> bool {
+        self.until.is_some_and(|until| until <= at)
+    }
+
+    fn end(&mut self, at: Instant) {
+        self.until = Some(self.until.map_or(at, |until| until.min(at)));
+    }
 }
 
 impl World {
     /// A world whose listing shows new instances late.
     pub fn with_lag(lag: Duration) -> Self {
-        Self { lag, ..Self::default() }
+        let world = Self { lag, ..Self::default() };
+        world.go_at(Pace { answer: Duration::ZERO, listed: lag });
+        world
+    }
+
+    /// Takes its time from now on.
+    pub fn go_at(&self, pace: Pace) {
+        self.facts().pace = pace;
     }
 
     /// Lets `step` calls pass, then strikes the next one.
     #[must_use]
     pub fn strike(self, step: usize, fault: Fault) -> Self {
-        let calm = std::iter::repeat_n(Fault::None, step);
-        self.facts().faults.extend(calm.chain([fault]));
+        (0..step).for_each(|_| self.strike_next(Fault::None));
+        self.strike_next(fault);
         self
     }
 
-    /// How many instances are being billed, whatever anyone has been told.
-    pub fn billed(&self) -> usize {
-        self.facts().instances.len()
+    /// Strikes the next call, or the one after those that are to be struck already.
+    pub fn strike_next(&self, fault: Fault) {
+        self.facts().faults.push_back(fault);
     }
 
-    /// Who is being billed, whatever anyone has been told.
+    /// Strikes no more.
+    pub fn calm(&self) {
+        self.facts().faults.clear();
+    }
+
+    /// How many instances are being billed, or will be by a request that is on its way, whatever
+    /// anyone has been told.
+    pub fn billed(&self) -> usize {
+        let (facts, now) = (self.facts(), Instant::now());
+        facts.lives.iter().filter(|life| !life.ended(now)).count()
+    }
+
+    /// Their labels.
     pub fn labels(&self) -> Vec<Label> {
-        self.facts().instances.iter().filter_map(|(_, found)| found.label.clone()).collect()
+        let (facts, now) = (self.facts(), Instant::now());
+        let billed = facts.lives.iter().filter(|life| !life.ended(now));
+        billed.filter_map(|life| life.instance.label.clone()).collect()
+    }
+
+    /// What all instances under this label have cost so far, to the second and not a started one more.
+    pub fn cost(&self, label: &Label) -> Usd {
+        let (facts, now) = (self.facts(), Instant::now());
+        let ours = facts.lives.iter().filter(|life| life.instance.label.as_ref() == Some(label));
+        let costs = ours.map(|life| {
+            let end = life.until.map_or(now, |until| until.min(now));
+            let time = end.saturating_duration_since(life.since);
+            life.instance.price.unwrap_or_default().over(time).0
+        });
+        Usd(costs.sum())
     }
 
     /// How many calls have been made.
@@ -71,15 +133,24 @@ impl World {
 
     /// How many instances were ever rented.
     pub fn rented(&self) -> usize {
-        self.facts().rented
+        self.facts().lives.len()
     }
 
     /// Puts an instance into a state, as the marketplace does on its own. One that isn't there
     /// is left alone.
     pub fn turn(&self, id: &InstanceId, state: &InstanceState) {
-        for (_, instance) in &mut self.facts().instances {
-            if instance.id == *id {
-                instance.state = state.clone();
+        for life in &mut self.facts().lives {
+            if life.instance.id == *id {
+                life.instance.state = state.clone();
+            }
+        }
+    }
+
+    /// Ends what is under this label, as a marketplace does that wants its machine back.
+    pub fn reclaim(&self, label: &Label) {
+        for life in &mut self.facts().lives {
+            if life.instance.label.as_ref() == Some(label) {
+                life.end(Instant::now());
             }
         }
     }
@@ -88,19 +159,33 @@ impl World {
         self.facts.lock().expect("no test panics while holding the facts")
     }
 
-    fn call<T>(&self, operation: &'static str, act: impl FnOnce(&mut Facts) -> T) -> Result<T> {
-        let mut facts = self.facts();
-        facts.calls += 1;
-        let failed = |kind| Err(Error { provider: "world", operation, kind, source: None });
-        match facts.faults.pop_front().unwrap_or(Fault::None) {
-            Fault::None => Ok(act(&mut facts)),
-            Fault::Refuse(kind) => failed(kind),
-            Fault::LoseReply => {
-                act(&mut facts);
-                failed(ErrorKind::Uncertain)
-            }
-            Fault::Pretend => Ok(act(&mut facts.clone())),
+    /// Answers a call. What it does is done before this waits, as of the moment that it is given.
+    async fn call<T>(
+        &self,
+        operation: &'static str,
+        act: impl FnOnce(&mut Facts, Instant) -> T,
+    ) -> Result<T> {
+        let (answer, pace) = {
+            let mut facts = self.facts();
+            facts.calls += 1;
+            let pace = facts.pace;
+            let at = Instant::now() + pace.answer / 2;
+            let failed = |kind| Err(Error { provider: "world", operation, kind, source: None });
+            let answer = match facts.faults.pop_front().unwrap_or(Fault::None) {
+                Fault::None => Ok(act(&mut facts, at)),
+                Fault::Refuse(kind) => failed(kind),
+                Fault::LoseReply => {
+                    act(&mut facts, at);
+                    failed(ErrorKind::Uncertain)
+                }
+                Fault::Pretend => Ok(act(&mut facts.clone(), at)),
+            };
+            (answer, pace)
+        };
+        if !pace.answer.is_zero() {
+            sleep(pace.answer).await;
         }
+        answer
     }
 }
 
@@ -121,7 +206,7 @@ impl Marketplace for World {
     }
 
     async fn offers(&self, _need: &Need) -> Result<Vec<Offer>> {
-        self.call("list offers", |_| {
+        self.call("list offers", |_, _| {
             vec![Offer {
                 id: OfferId("offer-1".into()),
                 gpus: Some(Gpus { name: "RTX 4090".into(), count: 1, vram: Mib(24_564) }),
@@ -134,37 +219,48 @@ impl Marketplace for World {
                 ..Offer::default()
             }]
         })
+        .await
     }
 
     async fn rent(&self, order: &Order) -> Result<Instance> {
-        self.call("rent", |facts| {
-            facts.rented += 1;
-            let id = InstanceId(format!("instance-{}", facts.rented));
+        self.call("rent", |facts, since| {
+            let id = InstanceId(format!("instance-{}", facts.lives.len() + 1));
             let instance = Instance {
                 price: Some(order.bid.unwrap_or(order.offer.price)),
                 since: Some(SystemTime::now()),
                 ..Instance::new(id, Some(order.label.clone()), InstanceState::Pending)
             };
-            facts.instances.push((Instant::now(), instance.clone()));
+            let (listed, until) = (since + facts.pace.listed, None);
+            facts.lives.push(Life { instance: instance.clone(), since, listed, until });
             instance
         })
+        .await
     }
 
     async fn instances(&self) -> Result<Vec<Instance>> {
-        self.call("list instances", |facts| {
-            let shown = |(since, _): &&(Instant, Instance)| self.lag <= since.elapsed();
-            facts.instances.iter().filter(shown).map(|(_, instance)| instance.clone()).collect()
+        self.call("list instances", |facts, at| {
+            let shown = |life: &&Life| life.listed <= at && !life.ended(at);
+            facts.lives.iter().filter(shown).map(|life| life.instance.clone()).collect()
         })
+        .await
     }
 
     async fn release(&self, id: &InstanceId) -> Result<()> {
-        self.call("release", |facts| facts.instances.retain(|(_, instance)| instance.id != *id))
+        self.call("release", |facts, at| {
+            facts
+                .lives
+                .iter_mut()
+                .filter(|life| life.instance.id == *id)
+                .for_each(|life| life.end(at));
+        })
+        .await
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::time::timeout;
 
     async fn order(world: &World, label: &str) -> Order {
         let mut offers = world.offers(&Need::default()).await.unwrap();
@@ -191,5 +287,25 @@ mod tests {
         assert!(world.instances().await.unwrap().is_empty());
         tokio::time::advance(Duration::from_secs(30)).await;
         assert_eq!(world.instances().await.unwrap()[0].label, Some(order.label));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_waits_for_is_carried_out_all_the_same() {
+        let world = World::default();
+        let order = order(&world, "run-1").await;
+        let minute = Duration::from_mins(1);
+        world.go_at(Pace { answer: minute, listed: Duration::ZERO });
+        timeout(Duration::from_secs(1), world.rent(&order)).await.unwrap_err();
+        assert_eq!((world.billed(), world.cost(&order.label)), (1, Usd(0)));
+        tokio::time::advance(minute).await;
+        let id = world.instances().await.unwrap().remove(0).id;
+        timeout(Duration::from_secs(1), world.release(&id)).await.unwrap_err();
+        assert_eq!(world.billed(), 1);
+        tokio::time::advance(minute).await;
+        // Half a minute after the one request until half a minute after the other.
+        assert_eq!(
+            (world.billed(), world.cost(&order.label)),
+            (0, UsdPerHour(310_000).over(Duration::from_secs(121)))
+        );
     }
 }
