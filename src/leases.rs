@@ -13,7 +13,7 @@ use std::{
 };
 use tokio::{
     task::{Id, JoinSet},
-    time::sleep,
+    time::{Instant, sleep, sleep_until},
 };
 
 /// How often a listing is looked at while it may still be behind.
@@ -126,13 +126,18 @@ pub struct Leases {
     under_way: JoinSet<Done>,
     /// Whose each request is that is under way.
     labels: HashMap<Id, Label>,
+    /// When the order of each lease was answered, or these leases were taken up. Not by the time of
+    /// day, which a clock that is put forward would take for enough.
+    answered: BTreeMap<Label, Instant>,
+    begun: Instant,
 }
 
 impl Leases {
     /// Leases on `markets`, accounted for in `ledger`.
     pub fn new(markets: Markets, ledger: Ledger, events: Events) -> Self {
         let (under_way, labels) = (JoinSet::new(), HashMap::new());
-        Self { markets, ledger, events, under_way, labels }
+        let (answered, begun) = (BTreeMap::new(), Instant::now());
+        Self { markets, ledger, events, under_way, labels, answered, begun }
     }
 
     /// What the ledger says.
@@ -162,10 +167,12 @@ impl Leases {
         let market = self.market(&lease.terms.provider)?.clone();
         // With a full disk the ledger goes on saying that it is owed, which is never too little.
         let recorded = self.ledger.record(label, Entry::Releasing);
+        let ordered = self.answered.get(label).unwrap_or(&self.begun);
+        let shows = *ordered + market.capabilities().listing_lag;
         let (events, label) = (self.events.clone(), label.clone());
         let named = label.clone();
         let task = async move {
-            release_until_gone(&*market, &label, &lease, &events).await;
+            release_until_gone(&*market, &label, &lease, shows, &events).await;
             Done::Gone
         };
         self.labels.insert(self.under_way.spawn(task).id(), named);
@@ -183,6 +190,7 @@ impl Leases {
     }
 
     fn enter(&mut self, label: Label, done: Option<Done>) -> Result<News, LedgerError> {
+        self.answered.entry(label.clone()).or_insert_with(Instant::now);
         let answer = match done {
             Some(Done::Gone) => {
                 self.ledger.record(&label, Entry::Released)?;
@@ -286,10 +294,11 @@ async fn release_until_gone(
     market: &dyn Marketplace,
     label: &Label,
     lease: &Lease,
+    shows: Instant,
     events: &Events,
 ) {
     let mut pause = PAUSES.0;
-    while let Err(error) = give_back(market, label, lease).await {
+    while let Err(error) = give_back(market, label, lease, shows).await {
         let reason = describe(&error);
         events.send(Event::StillOwed { label: label.clone(), reason });
         sleep(pause).await;
@@ -297,24 +306,30 @@ async fn release_until_gone(
     }
 }
 
-/// Gives back once. `Ok` only if a whole listing, late enough to show it, doesn't.
+/// Gives back once. `Ok` only if a whole listing, late enough to show it, doesn't: from `shows` on,
+/// or once one has shown it.
 async fn give_back(
     market: &dyn Marketplace,
     label: &Label,
     lease: &Lease,
+    shows: Instant,
 ) -> Result<(), LeaseError> {
-    let age = clock::between(lease.since, clock::now());
-    // An instance missing from the listing before this may only be late.
-    let lag = market.capabilities().listing_lag.saturating_sub(age);
+    let mut late = Instant::now() < shows;
     let id = if let Some(id) = lease.state.id() {
+        if late {
+            // What has been listed once isn't late any more.
+            late = !find(market, label, Some(id)).await.is_ok_and(|found| found.is_some());
+        }
         Some(id.clone())
     } else {
-        sleep(lag).await;
+        sleep_until(shows).await;
         find(market, label, None).await?.map(|instance| instance.id)
     };
     if let Some(id) = &id {
         market.release(id).await?;
-        sleep(lag).await;
+        if late {
+            sleep_until(shows).await;
+        }
     }
     // Released is what the listing says, not what the answer said.
     match find(market, label, id.as_ref()).await? {

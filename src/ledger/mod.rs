@@ -13,7 +13,7 @@ use crate::{clock, label::RunId};
 use file::{Fact, LedgerFile, Line};
 use jiff::Timestamp;
 use providers::{Label, Usd};
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 /// Why an entry could not be made, or a ledger not be read.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +42,9 @@ pub struct Lease {
 impl Lease {
     /// What it has cost, at most, by `now`, without traffic.
     pub fn cost(&self, now: Timestamp) -> Usd {
-        let end = if self.state.is_owed() { now } else { self.until };
+        // It was found to be over somewhere in the second that is written there.
+        let gone = clock::after(self.until, Duration::from_secs(1));
+        let end = if self.state.is_owed() { now } else { gone };
         match self.state {
             LeaseState::Refused => Usd(0),
             LeaseState::Absent
@@ -229,7 +231,7 @@ mod tests {
         assert_eq!(lease.cost(second(5)), Usd(5_000));
         lease.state = LeaseState::Released;
         lease.until = second(3);
-        assert_eq!(lease.cost(second(5)), Usd(3_000));
+        assert_eq!(lease.cost(second(5)), Usd(4_000), "it may have gone at the end of that second");
         lease.state = LeaseState::Refused;
         assert_eq!(lease.cost(second(5)), Usd(0));
     }
