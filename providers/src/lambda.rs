@@ -31,6 +31,7 @@ pub(crate) const PROVIDER: Provider = Provider {
     url: "https://cloud.lambda.ai/api/v1",
     url_variable: "PIECEWORK_LAMBDA_URL",
     keys_page: "https://cloud.lambda.ai/api-keys",
+    console: "https://cloud.lambda.ai/instances",
     connect: |provider, access| {
         let http = access.http(provider, refusal);
         let http = http.with_key(AUTHORIZATION, "Bearer ", access.key())?;

@@ -28,6 +28,7 @@ pub(crate) const PROVIDER: Provider = Provider {
     url: "https://api.primeintellect.ai/api/v1",
     url_variable: "PIECEWORK_PRIME_URL",
     keys_page: "https://app.primeintellect.ai/dashboard/tokens",
+    console: "https://app.primeintellect.ai/dashboard/instances",
     connect: |provider, access| {
         let http = access.http(provider, refusal);
         let http = http.with_key(AUTHORIZATION, "Bearer ", access.key())?;

@@ -62,6 +62,8 @@ pub struct Provider {
     pub url_variable: &'static str,
     /// Where its keys are made.
     pub keys_page: &'static str,
+    /// Where a person sees in a browser what is rented, and ends it.
+    pub console: &'static str,
     pub(crate) connect: fn(&Provider, Access) -> Result<Arc<dyn Remote>>,
 }
 

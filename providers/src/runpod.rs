@@ -31,6 +31,7 @@ pub(crate) const PROVIDER: Provider = Provider {
     url: "https://api.runpod.io",
     url_variable: "PIECEWORK_RUNPOD_URL",
     keys_page: "https://console.runpod.io/user/settings",
+    console: "https://console.runpod.io/pods",
     connect: |provider, access| Ok(Arc::new(Runpod::new(provider, &access)?)),
 };
 

@@ -32,6 +32,7 @@ pub(crate) const PROVIDER: Provider = Provider {
     url: "https://api.shadeform.ai/v1",
     url_variable: "PIECEWORK_SHADEFORM_URL",
     keys_page: "https://platform.shadeform.ai/settings/api",
+    console: "https://platform.shadeform.ai/",
     connect: |provider, access| {
         let header = HeaderName::from_static("x-api-key");
         let http = access.http(provider, refusal).with_key(header, "", access.key())?;

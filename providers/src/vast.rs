@@ -26,6 +26,7 @@ pub(crate) const PROVIDER: Provider = Provider {
     url: "https://console.vast.ai",
     url_variable: "PIECEWORK_VAST_URL",
     keys_page: "https://cloud.vast.ai/manage-keys/",
+    console: "https://cloud.vast.ai/instances/",
     connect: |provider, access| Ok(Arc::new(Vast::new(provider, &access)?)),
 };
 

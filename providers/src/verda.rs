@@ -36,6 +36,7 @@ pub(crate) const PROVIDER: Provider = Provider {
     url: "https://api.verda.com/v1",
     url_variable: "PIECEWORK_VERDA_URL",
     keys_page: "https://console.verda.com/dashboard/keys",
+    console: "https://console.verda.com/dashboard",
     connect: |provider, access| {
         let tokens = Tokens::new(&access);
         Ok(Arc::new(Verda { http: access.http(provider, refusal), tokens }))

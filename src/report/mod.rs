@@ -15,7 +15,7 @@ pub use secret::ask_secret;
 pub use table::{Cell, Column, Table, Tone};
 
 use crate::{event::Event, leases::Markets, ledger::Books};
-use providers::Label;
+use providers::{Label, Provider};
 use std::{
     io::{self, IsTerminal, Write},
     path::Path,
@@ -97,7 +97,9 @@ pub fn owed(labels: &[Label], ledger: &Path, markets: &Markets) {
         let id = lease.and_then(|lease| lease.state.id());
         let id = id.map_or_else(|| "id unknown".to_owned(), ToString::to_string);
         let reach = if markets.get(provider).is_some() { "" } else { " (needs its API key)" };
-        note(&format!("  {provider}: {id}, {label}, {price}{reach}"));
+        let console =
+            Provider::find(provider).map_or_else(String::new, |p| format!(", {}", p.console));
+        note(&format!("  {provider}: {id}, {label}, {price}{reach}{console}"));
     }
     note("end it with: piecework cleanup --yes");
 }

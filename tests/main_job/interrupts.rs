@@ -1,7 +1,11 @@
 //! Runs that are told to stop.
 
-use crate::program::{User, conversation, eventually, ids, numbered, numbered_ids, signal};
+use crate::{
+    cloud::Cloud,
+    program::{User, conversation, eventually, ids, numbered, numbered_ids, pids_in, signal},
+};
 use rustix::fs::OFlags;
+use serde_json::json;
 use std::{
     fs::{self, File},
     os::unix::fs::OpenOptionsExt,
@@ -92,6 +96,45 @@ fn the_third_interrupt_leaves_and_says_what_is_owed_and_how_to_end_it() {
     assert!(told.contains("piecework cleanup --yes"), "{told}");
     user.done(&["cleanup", "--yes"]);
     user.assert_nothing_left();
+}
+
+#[test]
+fn what_can_not_be_given_back_is_left_with_its_price_and_where_to_see_it() {
+    let Some(cloud) = Cloud::start("what can't be given back") else { return };
+    let user = User::new();
+    let broken = json!({ "status": { "code": 503, "retry_after": null } });
+    cloud.plan(
+        &json!([{ "provider": "vast", "call": "release", "times": 999_999, "fault": broken }]),
+    );
+    let mut command = cloud.run(&user, "vast", PROMPTS, &["--yes", "--echo-pace", "20"]);
+    command.env("PIECEWORK_GUARD_GRACE", "9999").stdout(Stdio::null()).stderr(Stdio::piped());
+    let program = command.spawn().expect("it runs");
+    eventually("a rental", || (cloud.world("vast")["billed"] == 1).then_some(()));
+    // Drain, hang up, leave.
+    for _ in 0..3 {
+        signal(&program.id().to_string(), "INT");
+        std::thread::sleep(std::time::Duration::from_millis(500));
+    }
+    let output = program.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(70), "{}", conversation(&output));
+    let told = String::from_utf8_lossy(&output.stderr);
+    let (_, last) = told.split_once("WARNING").expect("it warns");
+    let mut settings = insta::Settings::clone_current();
+    settings.add_filter(r"pw-[a-z0-9-]+", "[label]");
+    settings.bind(|| {
+        insta::assert_snapshot!(format!("WARNING{last}"), @r"
+        WARNING: something may still be billed:
+          vast: 7835001, [label], $0.1711/h, https://cloud.vast.ai/instances/
+        end it with: piecework cleanup --yes
+        ");
+    });
+    cloud.plan(&json!([]));
+    for guard in pids_in(&user.only_run(), "guard") {
+        signal(&guard, "KILL");
+    }
+    let cleanup = cloud.piecework(&user, "vast", &["cleanup", "--yes"]).output().expect("it runs");
+    assert_eq!(cleanup.status.code(), Some(0), "{}", conversation(&cleanup));
+    assert_eq!(cloud.world("vast")["billed"], 0);
 }
 
 #[test]
