@@ -75,7 +75,8 @@ pub enum Command {
 #[derive(Debug, Args)]
 pub struct RunArgs {
     /// The prompts: files of JSON lines, plain lines, CSV or Parquet, also packed with gzip or
-    /// zstd; patterns such as `'data/*.jsonl'`; or `-` for standard input.
+    /// zstd; patterns such as `'data/*.jsonl'`; the same in an object store, such as
+    /// `s3://bucket/data.jsonl`; or `-` for standard input.
     #[arg(
         required = false,
         required_unless_present = "prompt_count",
@@ -85,7 +86,8 @@ pub struct RunArgs {
     /// The model: a known name, `owner/name` on a hub, or a path.
     #[arg(long, short, env = "PIECEWORK_MODEL", value_name = "MODEL")]
     pub model: Option<String>,
-    /// Where the completions go; `-` is standard output. The run's own folder, if it isn't given.
+    /// Where the completions go: a file, an object such as `s3://bucket/out.jsonl`, or `-` for
+    /// standard output. The run's own folder, if it isn't given.
     #[arg(long, short, value_name = "FILE")]
     pub out: Option<PathBuf>,
     /// How the completions are written: as `--out`'s name ends (`.csv`, `.parquet`, and `.gz` or

@@ -109,6 +109,15 @@ pub enum Event {
     GuardReplaced,
     /// The completions are being put into the input's order.
     Ordering,
+    /// The completions are on their way to an object store.
+    Sending {
+        /// Where.
+        to: String,
+        /// Bytes so far.
+        done: u64,
+        /// Bytes in all.
+        total: u64,
+    },
     /// The run is over, or stopped.
     Finished(Summary),
 }

@@ -18,6 +18,7 @@ pub mod secrets;
 pub mod settings;
 
 pub mod catalogue;
+pub mod objects;
 pub mod prompts;
 pub mod servers;
 

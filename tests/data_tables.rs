@@ -8,7 +8,8 @@ use parquet::{
 };
 use piecework::{
     prompts::{
-        Entry, Format, Input, Options, Place, PromptsError, Source, gather, spawn_reader, survey,
+        Entry, Format, Input, Options, Place, PromptsError, Source, Typed, gather, spawn_reader,
+        survey,
     },
     shards::Bits,
 };
@@ -354,11 +355,7 @@ async fn several_files_are_one_input_and_each_line_says_which_it_is_of() {
     write("a.jsonl.gz", &gzip(b"{\"id\":1,\"prompt\":\"a\"}\n"));
     write("c.csv", b"id,prompt\n1,c\n2,d\n");
     write("d.txt", b"");
-    let typed = [
-        folder.path().join("[ab].jsonl*"),
-        folder.path().join("c.csv"),
-        folder.path().join("?.txt"),
-    ];
+    let typed = ["[ab].jsonl*", "c.csv", "?.txt"].map(|name| Typed::File(folder.path().join(name)));
     let sources = gather(&typed, |_| panic!("none is a stream")).expect("they are there");
     let input = Input { sources, options: Options::default() };
     insta::assert_snapshot!(shown(&input).await, @r#"
@@ -373,7 +370,8 @@ async fn several_files_are_one_input_and_each_line_says_which_it_is_of() {
     let after = survey(&input, |_| ()).expect("it has prompts");
     assert_eq!(before.prompts, after.prompts);
     after.check_unchanged(&input, &before.fingerprint).expect_err("one of them has changed");
-    let none = gather(&[folder.path().join("*.parquet")], |_| panic!("none is a stream"));
+    let none =
+        gather(&[Typed::File(folder.path().join("*.parquet"))], |_| panic!("none is a stream"));
     assert!(matches!(none, Err(PromptsError::NoMatch(_))), "{none:?}");
 }
 

@@ -36,6 +36,13 @@ const USER_AGENT: &str = concat!("piecework/", env!("CARGO_PKG_VERSION"));
 /// The largest answer that is read. The largest real one is a search of some ten megabytes.
 const LARGEST: usize = 64 << 20;
 
+/// Chooses what encrypts the connections of this process, which every client needs to know before it
+/// is made.
+pub fn use_ring() {
+    // One for the whole process; that somebody else chose it already is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
 /// Connections to the marketplaces, shared by all of them.
 #[derive(Clone, Debug)]
 pub struct Transport(reqwest::Client);
@@ -45,8 +52,7 @@ impl Transport {
     ///
     /// Fails if this computer has no usable certificates or a proxy setting that can't be read.
     pub fn new() -> Result<Self> {
-        // One provider for the whole process; that somebody else chose it already is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        use_ring();
         reqwest::Client::builder()
             .user_agent(USER_AGENT)
             .connect_timeout(Duration::from_secs(10))

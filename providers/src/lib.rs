@@ -26,7 +26,7 @@ mod verda;
 pub mod testkit;
 
 pub use error::{Error, ErrorKind, Result};
-pub use http::{Timing, Transport};
+pub use http::{Timing, Transport, use_ring};
 pub use instance::{Endpoint, Instance, InstanceId, InstanceState, Label, Order, Setup};
 pub use leftover::{Leftover, LeftoverKind};
 pub use local::{Local, serve_local_instance};

@@ -1,6 +1,7 @@
 //! One verb a file: settings → core → exit code.
 
 mod cleanup;
+mod elsewhere;
 mod login;
 mod logout;
 mod markets;

@@ -1,7 +1,7 @@
 //! `provision-and-run --dry-run`: the plan and its price. Rents nothing, and leaves nothing.
 
 use super::{
-    CommandError,
+    CommandError, elsewhere,
     markets::{markets, sellers},
     open_home,
 };
@@ -32,7 +32,7 @@ const ANSWER: f64 = 200.0;
 /// Plans.
 pub(super) async fn plan(args: RunArgs, home: Option<&Path>) -> Result<Exit, CommandError> {
     let settings = Settings::new(&args)?;
-    let work = workload(&args, &settings)?;
+    let work = workload(&args, &settings).await?;
     let markets = asked(home, &args, &settings).await?;
     let engine = match &settings.job.engine {
         EngineKind::Native => "native",
@@ -136,13 +136,13 @@ pub(super) fn refusal(error: PlanError) -> CommandError {
 
 /// How many prompts there are, and how long they are: as it was typed, or else as the prompts
 /// themselves say.
-fn workload(args: &RunArgs, settings: &Settings) -> Result<Workload, CommandError> {
+async fn workload(args: &RunArgs, settings: &Settings) -> Result<Workload, CommandError> {
     let (input, output) = (args.plan.input_tokens, args.plan.output_tokens);
     if let Some(prompts) = args.plan.prompt_count {
         let (input, output) = (input.unwrap_or(1_000.0), output.unwrap_or(ANSWER));
         return Ok(Workload { prompts, input, output });
     }
-    let survey = look(args, settings).map_err(|error| CommandError::new(Exit::Failed, error))?;
+    let survey = look(args, settings).await?;
     if 0 < survey.bad {
         report::note(&format!("warning: {} left out", words::plural(survey.bad, "bad line")));
     }
@@ -160,13 +160,15 @@ fn workload(args: &RunArgs, settings: &Settings) -> Result<Workload, CommandErro
     })
 }
 
-fn look(
-    args: &RunArgs,
-    settings: &Settings,
-) -> Result<Survey, Box<dyn std::error::Error + Send + Sync>> {
-    let folder = tempfile::tempdir()?;
-    let sources = prompts::gather(&args.prompts, |file| folder.path().join(file.to_string()))?;
-    Ok(prompts::survey(&Input { sources, options: settings.prompts.clone() }, |_| {})?)
+async fn look(args: &RunArgs, settings: &Settings) -> Result<Survey, CommandError> {
+    let folder = tempfile::tempdir().map_err(|error| CommandError::new(Exit::Failed, error))?;
+    let fetched = |number| folder.path().join(format!("{number}.fetched"));
+    let typed = elsewhere::bring(&args.prompts, fetched).await?;
+    let spooled = |number: usize| folder.path().join(number.to_string());
+    let looked = prompts::gather(&typed, spooled).and_then(|sources| {
+        prompts::survey(&Input { sources, options: settings.prompts.clone() }, |_| {})
+    });
+    looked.map_err(|error| CommandError::new(Exit::Failed, error))
 }
 
 /// The most tokens of an answer, where a prompt doesn't say.

@@ -2,7 +2,7 @@
 //! comes to.
 
 use super::{
-    CommandError,
+    CommandError, elsewhere,
     plan::{allowed_weights, lengths, refusal},
 };
 use crate::{
@@ -215,7 +215,8 @@ async fn look_through(
     folder: &RunFolder,
 ) -> Result<(Input, Survey), CommandError> {
     let failed = |error| CommandError::new(Exit::Failed, error);
-    let (typed, options, folder) = (args.prompts.clone(), settings.prompts.clone(), folder.clone());
+    let typed = elsewhere::bring(&args.prompts, |number| folder.fetched(number)).await?;
+    let (options, folder) = (settings.prompts.clone(), folder.clone());
     let looked = tokio::task::spawn_blocking(move || {
         let sources = prompts::gather(&typed, |file| folder.spooled(file))?;
         let input = Input { sources, options };

@@ -1,7 +1,7 @@
 //! `provision-and-run`: rent, answer all prompts, give back.
 
 use super::{
-    CommandError, markets, open_home,
+    CommandError, elsewhere, markets, open_home,
     prepare::{Prepared, must_be_text, prepare, usable_out},
     program,
 };
@@ -30,8 +30,11 @@ pub(super) async fn run(args: RunArgs, home: Option<&Path>) -> Result<Exit, Comm
     must_be_text(prompts.chain(args.out.as_deref()).chain(home))?;
     let settings = Settings::new(&args)?;
     let worker = settings::worker(args.telling.worker.as_deref())?;
-    let out = args.out.as_deref().map(|out| usable_out(out, &args.prompts, args.force));
-    let out = out.transpose()?;
+    let out = match args.out.as_deref().map(|out| (out, elsewhere::address(out))) {
+        None => None,
+        Some((_, Some(url))) => Some(elsewhere::usable(url, args.force).await?),
+        Some((out, None)) => Some(usable_out(out, &args.prompts, args.force)?),
+    };
     if args.telling.json && out.as_deref() == Some(Path::new("-")) {
         let error = "`--json` and `--out -` both want standard output";
         return Err(CommandError::new(Exit::Usage, error).hint("give `--out` a file"));
@@ -154,6 +157,7 @@ fn conclude(outcome: &Outcome, run: &RunId, ledger: &Path, markets: &Markets) ->
             | Why::Dearer { .. }
             | Why::Template(_)
             | Why::HostKeys(_)
+            | Why::Object(_)
             | Why::Work(_)
             | Why::Lease(_)
             | Why::Crashed),

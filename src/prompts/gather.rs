@@ -7,16 +7,32 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// What was typed, with what had to be fetched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Typed {
+    /// A file, a pattern, a pipe, or `-`.
+    File(PathBuf),
+    /// Something from elsewhere that is here now.
+    Fetched(Source),
+}
+
 /// Finds every file that is meant, in the order in which they were typed; those of a pattern in the
 /// order of their names. What can be read only once is copied to `spooled` with its position there.
 ///
 /// Blocks while it copies.
 pub fn gather(
-    typed: &[PathBuf],
+    typed: &[Typed],
     spooled: impl Fn(usize) -> PathBuf,
 ) -> Result<Vec<Source>, PromptsError> {
     let mut sources = Vec::new();
-    for path in typed {
+    for typed in typed {
+        let path = match typed {
+            Typed::File(path) => path,
+            Typed::Fetched(source) => {
+                sources.push(source.clone());
+                continue;
+            }
+        };
         if must_be_spooled(path) {
             let to = spooled(sources.len());
             if path == Path::new("-") {

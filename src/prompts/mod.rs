@@ -23,7 +23,7 @@ mod survey;
 mod walk;
 
 pub use error::{Columns, PromptsError, Reason};
-pub use gather::gather;
+pub use gather::{Typed, gather};
 pub use lines::{Line, Lines};
 pub use reader::{Reader, spawn_reader};
 pub use shape::check_template;

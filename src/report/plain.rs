@@ -54,6 +54,7 @@ impl Reporter for Plain {
             | Event::LeftBehind { .. }
             | Event::GuardReplaced
             | Event::Ordering
+            | Event::Sending { .. }
             | Event::Finished(_) => {
                 for line in lines(event) {
                     note(&line);
@@ -111,6 +112,9 @@ pub(super) fn lines(event: &Event) -> Vec<String> {
         )],
         Event::GuardReplaced => vec!["the guard had died; another stands in its place".to_owned()],
         Event::Ordering => vec!["putting the completions in order".to_owned()],
+        Event::Sending { to, done, total } => {
+            vec![format!("sending to {to}: {} of {}", words::size(*done), words::size(*total))]
+        }
         Event::Finished(summary) => summary::lines(summary),
         Event::Progress(_) | Event::Phase { .. } => Vec::new(),
     }

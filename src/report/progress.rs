@@ -108,6 +108,7 @@ impl Reporter for Bars {
             | Event::Released { .. }
             | Event::StillOwed { .. }
             | Event::LeftBehind { .. }
+            | Event::Sending { .. }
             | Event::GuardReplaced => self.say(event),
         }
     }

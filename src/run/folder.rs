@@ -5,9 +5,10 @@
 //! ledger                    what is owed
 //! key, hosts                the run's SSH key, and its instances' host keys
 //! guard.lock, guard.log     the second process that watches over the run
-//! 0.prompts                 the prompts, where they came from standard input
+//! 0.prompts, 0.fetched      the prompts, where they came from standard input or an object store
 //! completions.partial.jsonl, errors.partial.jsonl     results as they come
 //! completions.jsonl, errors.jsonl                     results in order, once the run is over
+//! sent.json, sent.errors.json                         what of them is in an object store
 //! ```
 
 use crate::{
@@ -296,6 +297,16 @@ impl RunFolder {
     /// number.
     pub fn spooled(&self, file: usize) -> PathBuf {
         self.0.join(format!("{file}.prompts"))
+    }
+
+    /// Prompts that were fetched from elsewhere: those of this number.
+    pub fn fetched(&self, number: usize) -> PathBuf {
+        self.0.join(format!("{number}.fetched"))
+    }
+
+    /// What of the completions, and of the errors, was sent elsewhere.
+    pub fn sent(&self) -> (PathBuf, PathBuf) {
+        (self.0.join("sent.json"), self.0.join("sent.errors.json"))
     }
 
     /// Completions in order, where no other place was named.

@@ -29,6 +29,7 @@ use crate::{
     leases::{Leases, Markets, describe},
     ledger::{Ledger, LedgerError},
     model::Shape,
+    objects::{ObjectError, Place, is_object},
     prompts::{PromptsError, Survey, spawn_reader, survey as look_through},
     remote::{Pins, RunKey},
     shards::{
@@ -126,6 +127,7 @@ pub async fn run(setting: Setting, events: Events, ladder: Ladder) -> Result<Out
     let files = folder.files(plan);
     if setting.retry_failed {
         reopen(&files, out_path(&setting).as_deref())?;
+        forget_sent(folder);
     }
     let over = finished(&files).is_some();
     // Before anything is rented, and also before what an earlier session rented is touched.
@@ -177,13 +179,17 @@ pub async fn run(setting: Setting, events: Events, ladder: Ladder) -> Result<Out
         };
         match ordered {
             Some(Ok(ordered)) => {
+                let sent = tokio::select! {
+                    sent = send(&setting, &ordered, &events) => sent.map_err(Why::Object),
+                    () = ladder.at_least(enough) => Err(Why::Stopped("stopped".to_owned())),
+                };
                 summary.complete = true;
                 (summary.done, summary.failed) = (ordered.completed, ordered.failed);
                 (summary.tokens_in, summary.tokens_out) = (ordered.tokens_in, ordered.tokens_out);
-                summary.completions = out_path(&setting);
-                summary.errors = (0 < ordered.failed).then(|| errors_path(&setting));
+                (summary.completions, summary.errors) = shown(&setting, sent.is_ok());
+                summary.errors = summary.errors.filter(|_| 0 < ordered.failed);
                 // A run that came to its end all the same was not stopped.
-                why = why.filter(|why| !matches!(why, Why::Stopped(_)));
+                why = sent.err().or(why.filter(|why| !matches!(why, Why::Stopped(_))));
             }
             Some(Err(error)) => why = Some(Why::Results(error)),
             None => why = Some(Why::Stopped("stopped".to_owned())),
@@ -318,10 +324,49 @@ async fn put_in_order(setting: &Setting, files: RunFiles) -> Result<Ordered, Res
     ordering.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
 }
 
-/// Where the completions go. None is standard output.
+/// Sends what is in order to where it was meant for, if that is elsewhere. Done again, it goes on.
+async fn send(setting: &Setting, ordered: &Ordered, events: &Events) -> Result<(), ObjectError> {
+    let Some(url) = elsewhere(setting) else { return Ok(()) };
+    let (completions, errors) = setting.folder.sent();
+    let from = setting.folder.completions(setting.plan.out_format);
+    let tell = |done, total| events.send(Event::Sending { to: url.to_owned(), done, total });
+    Place::new(url)?.send(&from, &completions, tell).await?;
+    if 0 < ordered.failed {
+        let url = errors_beside(Path::new(url)).display().to_string();
+        Place::new(&url)?.send(&setting.folder.errors(), &errors, |_, _| {}).await?;
+    }
+    Ok(())
+}
+
+/// What was sent is sent again, as it is to change.
+fn forget_sent(folder: &RunFolder) {
+    let (completions, errors) = folder.sent();
+    for note in [completions, errors] {
+        // One that can't be removed names a file of another size, unless nothing has changed.
+        drop(std::fs::remove_file(note));
+    }
+}
+
+/// Where the completions and the errors are in the end.
+fn shown(setting: &Setting, sent: bool) -> (Option<PathBuf>, Option<PathBuf>) {
+    match elsewhere(setting).filter(|_| sent).map(Path::new) {
+        Some(url) => (Some(url.to_owned()), Some(errors_beside(url))),
+        None => (out_path(setting), Some(errors_path(setting))),
+    }
+}
+
+/// The object that the completions are meant for, if they are.
+fn elsewhere(setting: &Setting) -> Option<&str> {
+    setting.plan.out.as_deref()?.to_str().filter(|text| is_object(text))
+}
+
+/// Where the completions are put in order. None is standard output.
 fn out_path(setting: &Setting) -> Option<PathBuf> {
     match &setting.plan.out {
         None => Some(setting.folder.completions(setting.plan.out_format)),
+        Some(_) if elsewhere(setting).is_some() => {
+            Some(setting.folder.completions(setting.plan.out_format))
+        }
         Some(path) if path == Path::new("-") => None,
         Some(path) => Some(path.clone()),
     }
@@ -330,7 +375,7 @@ fn out_path(setting: &Setting) -> Option<PathBuf> {
 /// Where the errors go: beside the completions.
 fn errors_path(setting: &Setting) -> PathBuf {
     match &setting.plan.out {
-        Some(path) if path != Path::new("-") => errors_beside(path),
+        Some(path) if path != Path::new("-") && elsewhere(setting).is_none() => errors_beside(path),
         Some(_) | None => setting.folder.errors(),
     }
 }

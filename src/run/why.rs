@@ -3,6 +3,7 @@
 use crate::{
     catalog::Silence,
     leases::LeaseError,
+    objects::ObjectError,
     prompts::PromptsError,
     shards::{Loss, ResultsError},
     template::TemplateError,
@@ -52,6 +53,9 @@ pub enum Why {
     /// Results can't be kept.
     #[error(transparent)]
     Results(#[from] ResultsError),
+    /// Results can't be sent to where they were meant for. They are complete, and here.
+    #[error(transparent)]
+    Object(#[from] ObjectError),
     /// Prompts can't be read any more.
     #[error(transparent)]
     Prompts(#[from] PromptsError),

@@ -9,6 +9,7 @@ mod interrupts;
 mod kills;
 mod links;
 mod marketplaces;
+mod objects;
 mod prices;
 mod secrets;
 mod seeds;
