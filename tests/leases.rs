@@ -12,7 +12,7 @@ use providers::{
     Access, ErrorKind, Instance, InstanceState, Label, Marketplace, Mib, Need, Offer, Order,
     Provider, Rental, Timing, Transport, Usd,
     testkit::{
-        Fault, World,
+        Fault, Pace, World,
         cloud::{self, Call, Cloud, Mishap, Planned},
     },
 };
@@ -164,6 +164,20 @@ async fn an_instance_that_never_runs_is_waited_for_until_its_limit() {
     assert!(matches!(error, NotReady::TooSlow(_)), "{error}");
     assert!((limit..limit * 2).contains(&began.elapsed()));
     assert!(matches!(instance.state, InstanceState::Pending));
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_what_no_listing_has_shown_yet_may_still_be_late() {
+    let lag = Duration::from_mins(1);
+    for (listed, waits) in [(Duration::ZERO, Duration::ZERO), (lag, lag)] {
+        let world = World::with_lag(lag);
+        world.go_at(Pace { answer: Duration::ZERO, listed });
+        let mut bench = Bench::new(world);
+        bench.rented().await;
+        let began = Instant::now();
+        bench.released().await;
+        assert_eq!(began.elapsed().as_secs(), waits.as_secs());
+    }
 }
 
 /// A marketplace that takes keys by their names and gives disks a life of their own.

@@ -183,6 +183,7 @@ mod tests {
             (5_000_000, by_the_second, 6_000_000, 0),
             (25_000_000, blocks, 0, 1_200_000_000),
             (20_000_000, blocks, 0, 600_000_000),
+            (10_200_000, blocks, 0, 600_000_000),
             (9_000_000, blocks, 0, 0),
         ] {
             let time = time_for(Usd(money), dollar_a_minute, billing, Usd(traffic));
@@ -191,6 +192,9 @@ mod tests {
             assert!(time == Duration::ZERO || worst.0 <= money, "{worst} for {money}");
         }
         assert_eq!(time_for(Usd(0), UsdPerHour(0), by_the_second, Usd(0)), Duration::MAX);
+        // A minute at the highest price that is accepted, and the traffic.
+        let comes_to = worst(dollar_a_minute, by_the_second, minute, Usd(2_000_000));
+        assert_eq!(comes_to, Usd(3_020_000));
     }
 
     #[test]

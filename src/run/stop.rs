@@ -102,4 +102,16 @@ mod tests {
         ladder.at_least(Stop::Drain).await;
         assert_eq!(ladder.level().harder(), Stop::Leave);
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waits_for_a_rung_hears_of_it_and_not_before() {
+        let ladder = Ladder::default();
+        let mut waiting = std::pin::pin!(ladder.at_least(Stop::Kill));
+        let heard = std::time::Duration::from_millis(1);
+        assert!(tokio::time::timeout(heard, &mut waiting).await.is_err(), "nobody has raised it");
+        ladder.raise(Stop::Drain);
+        assert!(tokio::time::timeout(heard, &mut waiting).await.is_err(), "not so far");
+        ladder.raise(Stop::Kill);
+        waiting.await;
+    }
 }
