@@ -17,8 +17,8 @@ use std::time::Duration;
 /// more, where nothing fails.
 const RELEASE: Duration = Duration::from_secs(30);
 
-/// The share of a budget, in hundredths, from which on nothing new is begun.
-const DRAIN: u64 = 95;
+/// The share of a budget, in hundredths, that is left for finishing what was begun.
+const DRAIN: u64 = 5;
 
 /// How many hundredths dearer than it was quoted an instance may be.
 const TOLERANCE: u64 = 2;
@@ -85,8 +85,7 @@ pub(super) fn time_for(money: Usd, price: UsdPerHour, billing: Billing, traffic:
     if price.0 == 0 {
         return Duration::MAX;
     }
-    let micros = u128::from(money) * 3_600_000_000 / u128::from(tolerated(price).0);
-    let time = Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX));
+    let time = lasts(Usd(money), tolerated(price));
     if time < billing.minimum {
         return Duration::ZERO;
     }
@@ -99,21 +98,34 @@ pub(super) fn time_for(money: Usd, price: UsdPerHour, billing: Billing, traffic:
     }
 }
 
+/// How long money lasts at this price, which isn't nothing.
+fn lasts(money: Usd, price: UsdPerHour) -> Duration {
+    let micros = u128::from(money.0) * 3_600_000_000 / u128::from(price.0);
+    Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX))
+}
+
 /// How far a budget says to stop.
 pub(super) fn verdict(books: &Books, budget: Usd, now: Timestamp) -> Stop {
     let by = |time| {
         let then = clock::after(now, time);
         Usd(books.leases().map(|(_, lease)| spent(lease, then)).sum())
     };
-    let owes = books.owed().next().is_some();
     // A budget of nothing is kept by what costs nothing.
     if by(RELEASE) == Usd(0) {
         return Stop::No;
     }
-    let share = Usd(budget.0.saturating_mul(DRAIN) / 100);
-    if owes && budget <= by(RELEASE) || budget <= by(Duration::ZERO) {
+    let kept = Usd(budget.0.saturating_mul(DRAIN) / 100);
+    let rate = books.owed().map(|(_, lease)| tolerated(lease.terms.price).0).sum();
+    if rate == 0 {
+        // Nothing is billed, and the question is whether anything more is to be.
+        let is_spent = budget.0 <= by(Duration::ZERO).0.saturating_add(kept.0);
+        return if is_spent { Stop::Drain } else { Stop::No };
+    }
+    // Told by the time that is left and not by what is spent: where time is charged in blocks the
+    // last of them is paid for as soon as it begins, and is to be used.
+    if budget < by(RELEASE) {
         Stop::Kill
-    } else if share <= by(RELEASE) {
+    } else if budget < by(RELEASE.saturating_add(lasts(kept, UsdPerHour(rate)))) {
         Stop::Drain
     } else {
         Stop::No
@@ -137,6 +149,19 @@ mod tests {
 
     /// A dollar a minute, ordered a minute ago by the real clock that ledgers go by.
     fn with_lease(worst: u64, test: impl FnOnce(&Books, Timestamp)) {
+        let by_the_second = Billing::default();
+        with_leases(1, worst, by_the_second, |ledger, since| {
+            test(ledger.books(), clock::after(since, Duration::from_mins(1)));
+        });
+    }
+
+    /// As many at a dollar a minute each, and since when.
+    fn with_leases(
+        number: usize,
+        worst: u64,
+        billing: Billing,
+        test: impl FnOnce(&mut Ledger, Timestamp),
+    ) {
         let folder = tempfile::tempdir().expect("a folder");
         let run = RunId::random(at(0));
         let mut ledger = Ledger::open(&folder.path().join("ledger"), &run).expect("it opens");
@@ -145,17 +170,20 @@ mod tests {
             offer: OfferId("1".into()),
             machine: None,
             price: UsdPerHour(60_000_000),
-            billing: Billing::default(),
+            billing,
             traffic: providers::Usd(0),
             worst: Usd(worst),
             expires: at(0),
             promise: crate::smoke::Promise::default(),
         };
-        let label = Label("a".into());
-        ledger.record(&label, Entry::Ordered(terms)).expect("it is the first");
-        ledger.record(&label, Entry::Rented(InstanceId("i".into()))).expect("it was ordered");
-        let since = ledger.books().lease(&label).expect("it is there").since;
-        test(ledger.books(), clock::after(since, Duration::from_mins(1)));
+        let labels: Vec<_> = (0..number).map(|number| Label(number.to_string())).collect();
+        for label in &labels {
+            ledger.record(label, Entry::Ordered(terms.clone())).expect("it is the first");
+            let id = InstanceId(label.to_string());
+            ledger.record(label, Entry::Rented(id)).expect("it was ordered");
+        }
+        let since = ledger.books().lease(&labels[0]).expect("it is there").since;
+        test(&mut ledger, since);
     }
 
     #[test]
@@ -208,6 +236,25 @@ mod tests {
         ] {
             with_lease(9_000_000, |books, now| {
                 assert_eq!(verdict(books, Usd(budget), now), expected, "{budget}");
+            });
+        }
+    }
+
+    #[test]
+    fn the_last_block_that_a_budget_pays_for_is_used() {
+        let ten = Duration::from_mins(10);
+        let blocks = Billing { minimum: Duration::ZERO, step: ten };
+        // Two machines at ten dollars a block: each budget pays for a block of both, with the
+        // tolerance and a little more, or for two blocks and a half.
+        for (budget, last) in [(21_000_000, ten), (52_000_000, ten * 2)] {
+            with_leases(2, 0, blocks, |ledger, since| {
+                let left = |seconds| {
+                    let now =
+                        clock::after(since, last.saturating_sub(Duration::from_secs(seconds)));
+                    verdict(ledger.books(), Usd(budget), now)
+                };
+                assert_eq!((left(595), left(120)), (Stop::No, Stop::No), "{budget}");
+                assert_eq!((left(45), left(15)), (Stop::Drain, Stop::Kill), "{budget}");
             });
         }
     }
