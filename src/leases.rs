@@ -5,7 +5,9 @@ use crate::{
     event::{Event, Events},
     ledger::{Books, Entry, Lease, LeaseState, Ledger, LedgerError, Terms},
 };
-use providers::{ErrorKind, Host, Instance, InstanceId, Label, Leftover, Marketplace, Order};
+use providers::{
+    ErrorKind, Host, Instance, InstanceId, Label, Leftover, Marketplace, Order, UsdPerHour,
+};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
@@ -153,6 +155,11 @@ impl Leases {
         let task = async move { Done::Placed(place(&*market, &order).await) };
         self.labels.insert(self.under_way.spawn(task).id(), label);
         Ok(())
+    }
+
+    /// Notes that an instance is billed at more than was agreed to, so that its cost is right.
+    pub fn priced(&mut self, label: &Label, price: UsdPerHour) -> Result<(), LeaseError> {
+        Ok(self.ledger.record(label, Entry::Priced(price))?)
     }
 
     /// Begins to give back what is owed under `label`, which goes on until the listing says that

@@ -92,6 +92,9 @@ impl Books {
                 } else if let Some(lease) = self.leases.get_mut(label) {
                     lease.state = next;
                     lease.until = line.at;
+                    if let Entry::Priced(price) = entry {
+                        lease.terms.price = *price;
+                    }
                 }
             }
         }

@@ -49,6 +49,8 @@ pub enum Entry {
     Ordered(Terms),
     /// The marketplace gave us this instance.
     Rented(InstanceId),
+    /// It is billed at this price, which is more than was agreed to.
+    Priced(UsdPerHour),
     /// The marketplace said no, and has nothing of ours.
     Refused,
     /// We are about to release. May be repeated.
@@ -89,6 +91,7 @@ impl LeaseState {
         match (self, entry) {
             (Self::Absent, Entry::Ordered(_)) => Ok(Self::Ordered),
             (Self::Ordered, Entry::Rented(id)) => Ok(Self::Held(id.clone())),
+            (Self::Held(_) | Self::Releasing(_), Entry::Priced(_)) => Ok(self.clone()),
             (Self::Ordered, Entry::Refused) => Ok(Self::Refused),
             (Self::Ordered | Self::Held(_) | Self::Releasing(_), Entry::Releasing) => {
                 Ok(Self::Releasing(self.id().cloned()))
@@ -144,6 +147,7 @@ mod tests {
             for entry in [
                 Entry::Ordered(terms()),
                 Entry::Rented(id.clone()),
+                Entry::Priced(UsdPerHour(2)),
                 Entry::Refused,
                 Entry::Releasing,
                 Entry::Released,

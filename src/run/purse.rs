@@ -260,6 +260,17 @@ mod tests {
     }
 
     #[test]
+    fn an_instance_counts_at_what_it_is_billed_whatever_was_quoted() {
+        with_leases(1, 0, Billing::default(), |ledger, since| {
+            let (label, now) = (Label("0".into()), clock::after(since, Duration::from_mins(1)));
+            ledger.record(&label, Entry::Priced(UsdPerHour(180_000_000))).expect("it is rented");
+            ledger.record(&label, Entry::Releasing).expect("it is rented");
+            assert_eq!(left(ledger.books(), Usd(10_000_000), now), Usd(6_940_000));
+            assert_eq!(ledger.books().cost(now), Usd(3_000_000));
+        });
+    }
+
+    #[test]
     fn a_price_is_dearer_from_two_hundredths_on() {
         let quoted = UsdPerHour(1_000_000);
         assert!(!is_dearer(UsdPerHour(1_020_000), quoted));

@@ -32,6 +32,7 @@ impl Runner<'_> {
                     && purse::is_dearer(price, quoted)
                 {
                     // Nothing was agreed to at this price.
+                    self.leases.priced(&held.label, price)?;
                     let dearer = Why::Dearer { quoted, price }.to_string();
                     self.lose(at, Loss::Instance(dearer))?;
                 }

@@ -244,6 +244,7 @@ impl Runner<'_> {
                 {
                     // Nothing was agreed to at this price.
                     self.avoid.insert(shortlist::key(&listed));
+                    self.leases.priced(&label, price)?;
                     self.leases.release(&label)?;
                     return self.not_rented(number, Why::Dearer { quoted, price });
                 }
