@@ -2,6 +2,7 @@
 //! machines rented at marketplaces that answer as the real ones do.
 
 mod bad_input;
+mod budgets;
 mod cleanup;
 mod crashes;
 mod cuts;

@@ -35,23 +35,23 @@ const BLOWS: usize = 6;
 const SEEDS: u64 = 2;
 
 /// Numbers that are the same for the same seed (xorshift64).
-struct Dice(u64);
+pub(crate) struct Dice(u64);
 
 impl Dice {
-    fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         // Neighbouring seeds would begin alike, and 0 would never end.
         Self((seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15))
     }
 
     /// A number under `bound`.
-    fn roll(&mut self, bound: u64) -> u64 {
+    pub(crate) fn roll(&mut self, bound: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         (self.0 >> 16) % bound
     }
 
-    fn choose<T>(&mut self, of: &[T]) -> Option<usize> {
+    pub(crate) fn choose<T>(&mut self, of: &[T]) -> Option<usize> {
         (!of.is_empty()).then(|| usize::try_from(self.roll(of.len() as u64)).expect("an index"))
     }
 }

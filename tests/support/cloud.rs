@@ -2,7 +2,7 @@
 
 use super::program::{User, eventually, numbered, pids_in, signal};
 use providers::PROVIDERS;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
@@ -106,6 +106,11 @@ impl Cloud {
     /// Plans faults at one marketplace.
     pub(crate) fn plan(&self, faults: &Value) {
         self.http("POST", "/faults", &faults.to_string());
+    }
+
+    /// Makes everything at one marketplace this many times as dear.
+    pub(crate) fn raise_prices(&self, market: &str, factor: u64) {
+        self.http("POST", "/prices", &json!({ market: factor }).to_string());
     }
 
     /// What is still to go wrong, in the order in which it was planned.
