@@ -262,7 +262,7 @@ pub async fn end(
     markets: &Markets,
     events: &Events,
 ) -> Vec<CleanupError> {
-    let (mut errors, mut settled) = (Vec::new(), BTreeSet::new());
+    let (mut errors, mut in_hand, mut owed) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
     let dead = |found: &&Found| whose.is_to_end(found);
     let mut runs: Vec<&RunId> = found.iter().filter(dead).filter_map(|f| f.run.as_ref()).collect();
     runs.sort();
@@ -273,15 +273,16 @@ pub async fn end(
                 Ok(()) => {}
                 Err(error) => {
                     // Somebody may have it in hand again, and with it its instances.
-                    settled.insert(run);
+                    in_hand.insert(run);
                     errors.push(error);
                 }
             }
-            settled.extend(account.books.iter().flat_map(Books::owed).map(|_| run));
+            owed.extend(account.books.iter().flat_map(Books::owed).map(|(label, _)| label));
         }
     }
     for stray in found.iter().filter(dead) {
-        if stray.run.as_ref().is_some_and(|run| settled.contains(run)) {
+        let is_settled = stray.label.as_ref().is_some_and(|label| owed.contains(label));
+        if is_settled || stray.run.as_ref().is_some_and(|run| in_hand.contains(run)) {
             continue;
         }
         let (Some(instance), Some(market)) = (&stray.instance, markets.get(&stray.provider)) else {
@@ -308,12 +309,27 @@ async fn settle(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use providers::{InstanceId, InstanceState};
+    use providers::{InstanceId, InstanceState, Marketplace, Need, Order, testkit::World};
+    use std::sync::Arc;
 
     const NOW: i64 = 1_795_600_000;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).expect("it is a time")
+    }
+
+    fn terms(provider: &str) -> ledger::Terms {
+        ledger::Terms {
+            provider: provider.to_owned(),
+            offer: providers::OfferId("1".into()),
+            machine: None,
+            billing: providers::Billing::default(),
+            traffic: providers::Usd(0),
+            price: UsdPerHour(1),
+            worst: Usd(1),
+            expires: at(NOW),
+            promise: crate::smoke::Promise::default(),
+        }
     }
 
     fn listed(label: Option<Label>) -> Instance {
@@ -342,6 +358,33 @@ mod tests {
         }
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn what_a_ledger_does_not_owe_is_ended_with_what_it_does() {
+        let world = Arc::new(World::default());
+        let offer = world.offers(&Need::default()).await.expect("it answers").remove(0);
+        let folder = tempfile::tempdir().expect("a folder");
+        let home = Home::open(folder.path()).expect("it opens");
+        let (run, owner) = (RunId::random(at(NOW)), Owner::random());
+        let ours = home.create(&run).expect("it is new");
+        let labels = [0, 1].map(|slot| Stamp::new(&owner, &run, slot, 0, at(NOW)).label());
+        for label in &labels {
+            let order = Order::new(offer.clone(), label.clone(), "ssh-ed25519 key");
+            world.rent(&order).await.expect("it is for rent");
+        }
+        let mut ledger = Ledger::open(&ours.ledger(), &run).expect("it opens");
+        ledger.record(&labels[0], ledger::Entry::Ordered(terms("world"))).expect("it is the first");
+        drop(ledger);
+
+        let markets = Markets::new([world.clone() as Arc<dyn Marketplace>]);
+        let listings = listings(&markets).await;
+        let accounts = accounts(&home).expect("they can be read");
+        let found = sort(&accounts, &listings, &owner, at(NOW));
+        assert_eq!(found.len(), 2);
+        let errors = end(&found, Whose::Ours, &accounts, &markets, &Events::unheard()).await;
+        assert!(errors.iter().all(|error| !error.may_be_billed()), "{errors:?}");
+        assert_eq!(world.billed(), 0);
+    }
+
     #[test]
     fn a_listing_that_failed_hides_nothing_that_is_owed() {
         let folder = tempfile::tempdir().expect("a folder");
@@ -349,18 +392,9 @@ mod tests {
         let run = RunId::random(at(NOW));
         let ours = home.create(&run).expect("it is new");
         let mut ledger = Ledger::open(&ours.ledger(), &run).expect("it opens");
-        let terms = ledger::Terms {
-            provider: "anywhere".into(),
-            offer: providers::OfferId("1".into()),
-            machine: None,
-            billing: providers::Billing::default(),
-            traffic: providers::Usd(0),
-            price: UsdPerHour(1),
-            worst: Usd(1),
-            expires: at(NOW),
-            promise: crate::smoke::Promise::default(),
-        };
-        ledger.record(&Label("a".into()), ledger::Entry::Ordered(terms)).expect("it is the first");
+        ledger
+            .record(&Label("a".into()), ledger::Entry::Ordered(terms("anywhere")))
+            .expect("it is the first");
         let owner = Owner::random();
         let failed = || {
             let kind = providers::ErrorKind::Unavailable;
