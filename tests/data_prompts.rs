@@ -332,6 +332,28 @@ async fn a_file_that_changes_between_survey_and_reading_is_an_error() {
 }
 
 #[tokio::test]
+async fn a_line_that_is_cut_while_its_file_is_read_is_the_files_fault_and_never_a_bad_line() {
+    let folder = temporary();
+    let line = |index: u64| format!("{{\"prompt\":\"line {index}\"}}\n");
+    for cut in [3, 512, 700] {
+        let input = input(&folder, "a.jsonl", (0..cut).map(line).collect::<String>());
+        let survey = survey(&input, |_| ()).expect("it has prompts");
+        let file = fs::OpenOptions::new().write(true).open(&input.sources[0].path);
+        file.and_then(|file| file.set_len(survey.bytes - 9)).expect("it can be cut");
+        let mut reader = spawn_reader(&input, &survey, Bits::new(cut)).expect("the file is there");
+        let error = loop {
+            match reader.next().await.expect("the change is seen before the end") {
+                Ok(entries) => {
+                    assert!(entries.iter().all(|entry| matches!(entry, Entry::Good { .. })));
+                }
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(error, PromptsError::Changed(_)), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn prompts_that_are_done_are_left_out() {
     let folder = temporary();
     let text: String = (0..5000).fold(String::new(), |text, index| format!("{text}\nline {index}"));

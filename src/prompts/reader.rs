@@ -48,7 +48,15 @@ pub fn spawn_reader(input: &Input, survey: &Survey, done: Bits) -> Result<Reader
         .name("prompts".into())
         .spawn(move || {
             let walk = Walk::new(&input, &shape, false);
-            let reading = Reading { walk, shape: &shape, survey: &survey, done, index: 0 };
+            let reading = Reading {
+                walk,
+                shape: &shape,
+                survey: &survey,
+                done,
+                index: 0,
+                begun: false,
+                over: false,
+            };
             reading.send_all(&input, &sender);
         })
         .expect("the system has room for a thread");
@@ -65,14 +73,18 @@ struct Reading<'a> {
     done: Bits,
     /// The index of the next row that isn't blank.
     index: u64,
+    /// Whether the first row was looked for, and whether there are no more.
+    begun: bool,
+    over: bool,
 }
 
 impl Reading<'_> {
     fn send_all(mut self, input: &Input, sender: &Sender) {
         loop {
             let batch = match self.batch() {
-                // It has become longer or shorter since it was surveyed, while we were at it.
-                Ok(batch) if batch.is_empty() && !self.is_as_surveyed() => Err(input.changed()),
+                // It has become longer or shorter since it was surveyed, while we were at it. Its
+                // last line may have been cut, and what is left of that is no prompt.
+                Ok(_) if self.over && !self.is_as_surveyed() => Err(input.changed()),
                 Ok(batch) if batch.is_empty() => return,
                 Ok(_) if self.survey.prompts < self.index => Err(input.changed()),
                 batch => batch,
@@ -89,19 +101,24 @@ impl Reading<'_> {
         self.index == self.survey.prompts && self.walk.bytes() == self.survey.bytes
     }
 
-    /// The next entries; none only at the end.
+    /// The next entries; none only at the end. It has looked for the row after them too, so that
+    /// the file's last row is never taken before it is known to be that.
     fn batch(&mut self) -> Result<Vec<Entry>, PromptsError> {
         let (mut batch, mut size) = (Vec::new(), 0);
-        while batch.len() < BATCH && size < BATCH_BYTES && self.walk.advance()? {
+        if !self.begun {
+            self.begun = true;
+            self.over = !self.walk.advance()?;
+        }
+        while !self.over && batch.len() < BATCH && size < BATCH_BYTES {
             let index = self.index;
             self.index += 1;
-            if self.done.contains(index) {
-                continue;
+            if !self.done.contains(index) {
+                let (place, format, content) = self.walk.row();
+                size += content.as_ref().map_or(0, |text| text.len()) + size_of::<Entry>();
+                let duplicate = self.survey.duplicates.contains(index);
+                batch.push(entry(index, place, format, content, duplicate, self.shape));
             }
-            let (place, format, content) = self.walk.row();
-            size += content.as_ref().map_or(0, |text| text.len()) + size_of::<Entry>();
-            let duplicate = self.survey.duplicates.contains(index);
-            batch.push(entry(index, place, format, content, duplicate, self.shape));
+            self.over = !self.walk.advance()?;
         }
         Ok(batch)
     }
