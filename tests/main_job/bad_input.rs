@@ -140,15 +140,21 @@ fn skip(name: &str) {
 }
 
 /// A file system of this size, if we may make one.
-struct SmallDisk(std::path::PathBuf);
+pub(crate) struct SmallDisk(std::path::PathBuf);
 
 impl SmallDisk {
-    fn mount(at: &Path, size: &str) -> Option<Self> {
+    /// Mounts one at this folder, made if it is missing.
+    pub(crate) fn mount(at: &Path, size: &str) -> Option<Self> {
         fs::create_dir_all(at).expect("it can be made");
         let options = format!("size={size}");
         let mounted =
             Command::new("mount").args(["-t", "tmpfs", "-o", &options, "none"]).arg(at).output();
         mounted.is_ok_and(|output| output.status.success()).then(|| Self(at.to_owned()))
+    }
+
+    /// Where it is.
+    pub(crate) fn at(&self) -> &Path {
+        &self.0
     }
 }
 

@@ -6,6 +6,8 @@ mod budgets;
 mod cleanup;
 mod crashes;
 mod cuts;
+mod full_disk;
+mod hostile;
 mod interrupts;
 mod kills;
 mod links;
