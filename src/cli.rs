@@ -41,6 +41,8 @@ pub enum Command {
     Offers(Box<OffersArgs>),
     /// Shows what runs and what it costs, on every marketplace.
     Ps(PsArgs),
+    /// Shows what a run did and cost, and what it would have cost elsewhere.
+    Report(ReportArgs),
     /// Finds instances that dead runs have left, shows them, and ends them.
     Cleanup(CleanupArgs),
     /// Keeps the API key of a marketplace, once the marketplace has accepted it.
@@ -325,6 +327,19 @@ pub struct PsArgs {
     /// As JSON, one instance a line.
     #[arg(long)]
     pub json: bool,
+}
+
+/// What `report` takes.
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// The run: its name, the end of its name, its folder, or `last`.
+    pub run: String,
+    /// As JSON: one object.
+    #[arg(long)]
+    pub json: bool,
+    /// Writes it as a page that needs nothing else, for any browser.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
 }
 
 /// What `cleanup` takes.

@@ -25,6 +25,12 @@ pub fn go_by(source: fn() -> Timestamp) {
     SOURCE.set(source);
 }
 
+/// Now, to the millisecond.
+pub fn exactly_now() -> Timestamp {
+    let now = SOURCE.get()();
+    Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
+}
+
 /// A moment that lies this far ahead.
 pub fn after(start: Timestamp, time: Duration) -> Timestamp {
     start.checked_add(time).unwrap_or(Timestamp::MAX)

@@ -54,3 +54,4 @@ pub mod clock;
 pub mod event;
 pub mod exit;
 pub mod report;
+pub mod story;

@@ -10,13 +10,14 @@ mod plan;
 mod prepare;
 mod providers;
 mod ps;
+mod report;
 mod resume;
 mod run;
 
 use crate::{
     cli::{Cli, Command},
     exit::Exit,
-    report,
+    report::error,
     run::{FolderError, GRACE, Home, RunFolder, stand},
     settings::{self, SettingsError},
 };
@@ -73,6 +74,7 @@ pub async fn dispatch(cli: Cli) -> Exit {
         Command::Logout(args) => logout::logout(&args, home).await,
         Command::Providers(args) => providers::providers(&args, home).await,
         Command::Ps(args) => ps::ps(&args, home).await,
+        Command::Report(args) => report::report(args, home).await,
         Command::Cleanup(args) => cleanup::cleanup(&args, home).await,
         Command::Completions { shell } => {
             let mut command = Cli::command();
@@ -85,9 +87,9 @@ pub async fn dispatch(cli: Cli) -> Exit {
             served.map(|()| Exit::Done).map_err(|error| CommandError::new(Exit::Failed, error))
         }
     };
-    result.unwrap_or_else(|error| {
-        report::error(&*error.error, error.hint.as_deref());
-        error.exit
+    result.unwrap_or_else(|failed| {
+        error(&*failed.error, failed.hint.as_deref());
+        failed.exit
     })
 }
 

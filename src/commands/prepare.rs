@@ -53,7 +53,7 @@ pub(super) struct Prepared {
     pub(super) worst: Usd,
     best: Pick,
     /// How long it takes and what it costs, most likely.
-    estimate: Option<(Duration, Usd)>,
+    pub(super) estimate: Option<(Duration, Usd)>,
     /// A hosted API that does the same for less.
     cheaper: Option<hosted::Quote>,
 }

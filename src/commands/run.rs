@@ -16,9 +16,11 @@ use crate::{
     model::shape_of,
     report::{self, Style},
     run::{
-        Home, Ladder, NewPlan, Outcome, Plan, RunError, RunFolder, Setting, Why, run as run_plan,
+        Estimate, Home, Ladder, NewPlan, Outcome, Plan, RunError, RunFolder, Setting, Why,
+        run as run_plan,
     },
     settings::{self, Settings},
+    story,
 };
 use providers::{Label, Usd};
 use std::path::{Path, PathBuf};
@@ -57,7 +59,9 @@ pub(super) async fn run(args: RunArgs, home: Option<&Path>) -> Result<Exit, Comm
         let refused = CommandError::new(Exit::Refused, "nothing was rented");
         return Err(refused.hint("say yes, or give `--yes`"));
     }
-    let Prepared { input, survey, search, shape, machines, deadline, .. } = prepared;
+    let Prepared { input, survey, search, shape, machines, deadline, worst, estimate, .. } =
+        prepared;
+    let estimate = estimate.map(|(time, cost)| Estimate { seconds: time.as_secs_f64(), cost });
     let new = NewPlan {
         input,
         fingerprint: survey.fingerprint.clone(),
@@ -69,6 +73,8 @@ pub(super) async fn run(args: RunArgs, home: Option<&Path>) -> Result<Exit, Comm
         deadline,
         out,
         out_format: settings.out_format,
+        estimate,
+        at_most: Some(worst),
     };
     let plan = Plan::new(run, clock::now(), new);
     folder.keep(&plan)?;
@@ -94,13 +100,15 @@ pub(super) async fn go(setting: Setting, json: bool) -> Result<Exit, CommandErro
     let telling = tokio::spawn(report::tell(style, receiver));
     let ladder = Ladder::default();
     ladder.obey_signals().map_err(|error| CommandError::new(Exit::Failed, error))?;
-    let events = Events::to(sender);
+    let (keeper, scribe) = story::keep(setting.folder.story());
+    let events = Events::to(sender).and_kept(keeper);
     let run = setting.plan.run.clone();
     let markets = setting.markets.clone();
     let ledger = setting.folder.ledger();
     let outcome = run_plan(setting, events, ladder).await;
     // A reporter that crashed has nothing to add.
     drop(telling.await);
+    scribe.finish().await;
     match outcome {
         Ok(outcome) => Ok(conclude(&outcome, &run, &ledger, &markets)),
         // What somebody else has in hand is not ours to warn of.

@@ -40,11 +40,15 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// What it has cost, at most, by `now`, without traffic.
-    pub fn cost(&self, now: Timestamp) -> Usd {
+    /// Until when it costs something: `now`, while it may.
+    pub fn end(&self, now: Timestamp) -> Timestamp {
         // It was found to be over somewhere in the second that is written there.
         let gone = clock::after(self.until, Duration::from_secs(1));
-        let end = if self.state.is_owed() { now } else { gone };
+        if self.state.is_owed() { now } else { gone }
+    }
+
+    /// What it has cost, at most, by `now`, without traffic.
+    pub fn cost(&self, now: Timestamp) -> Usd {
         match self.state {
             LeaseState::Refused => Usd(0),
             LeaseState::Absent
@@ -52,7 +56,7 @@ impl Lease {
             | LeaseState::Held(_)
             | LeaseState::Releasing(_)
             | LeaseState::Released => {
-                let held = clock::between(self.since, end);
+                let held = clock::between(self.since, self.end(now));
                 self.terms.price.over(self.terms.billing.charged(held))
             }
         }

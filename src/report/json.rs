@@ -3,19 +3,10 @@
 use super::{Reporter, out};
 use crate::{
     clock,
-    event::{Event, VERSION},
+    event::{Event, Line, VERSION},
 };
-use serde::Serialize;
 
 pub(super) struct Json;
-
-#[derive(Serialize)]
-struct Line<'a> {
-    v: u32,
-    at: jiff::Timestamp,
-    #[serde(flatten)]
-    event: &'a Event,
-}
 
 impl Reporter for Json {
     fn hear(&mut self, event: &Event) {

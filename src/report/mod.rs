@@ -2,8 +2,10 @@
 //!
 //! Data goes to standard output, all else to standard error; no other module writes to either.
 
+mod account;
 mod json;
 pub mod offers;
+mod page;
 mod plain;
 mod progress;
 mod secret;
@@ -11,6 +13,8 @@ mod summary;
 mod table;
 pub mod words;
 
+pub use account::account;
+pub use page::page;
 pub use secret::ask_secret;
 pub use table::{Cell, Column, Table, Tone};
 

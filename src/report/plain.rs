@@ -45,6 +45,7 @@ impl Reporter for Plain {
             Event::RunStarted { .. }
             | Event::OfferChosen { .. }
             | Event::Rented { .. }
+            | Event::Adopted { .. }
             | Event::Reconnecting { .. }
             | Event::Lost { .. }
             | Event::Stopping { .. }
@@ -94,6 +95,7 @@ pub(super) fn lines(event: &Event) -> Vec<String> {
             vec![format!("machine {slot}: renting {what} from {provider} at {price}")]
         }
         Event::Rented { slot, id, .. } => vec![format!("machine {slot}: rented, {id}")],
+        Event::Adopted { slot, id, .. } => vec![format!("machine {slot}: still there, {id}")],
         Event::Reconnecting { slot, reason } => {
             vec![format!("machine {slot}: connecting again, since {reason}")]
         }

@@ -103,6 +103,7 @@ impl Reporter for Bars {
             Event::RunStarted { .. }
             | Event::OfferChosen { .. }
             | Event::Rented { .. }
+            | Event::Adopted { .. }
             | Event::Reconnecting { .. }
             | Event::Stopping { .. }
             | Event::Released { .. }

@@ -34,6 +34,7 @@ pub(super) fn lines(summary: &Summary) -> Vec<String> {
     if !summary.complete {
         lines.push(format!("go on with: piecework resume {}", summary.run));
     }
+    lines.push(format!("what it did: piecework report {}", summary.run));
     if summary.owed.is_empty() {
         lines.push("nothing is left running".to_owned());
     }

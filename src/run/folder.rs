@@ -4,6 +4,7 @@
 //! plan.json                 what was asked for
 //! ledger                    what is owed
 //! key, hosts                the run's SSH key, and its instances' host keys
+//! story.jsonl               what happened, thinned out, for `report`
 //! guard.lock, guard.log     the second process that watches over the run
 //! 0.prompts, 0.fetched      the prompts, where they came from standard input or an object store
 //! completions.partial.jsonl, errors.partial.jsonl     results as they come
@@ -16,6 +17,7 @@ use crate::{
     prompts::{Fingerprint, Input},
     shards::{OutFormat, RunFiles},
     shortlist::Search,
+    story,
 };
 use jiff::Timestamp;
 use providers::{Usd, crash};
@@ -101,6 +103,21 @@ pub struct Plan {
     pub out: Option<PathBuf>,
     /// How they are written there.
     pub out_format: OutFormat,
+    /// How long it should take and what it should cost, where that could be told.
+    #[serde(default)]
+    pub estimate: Option<Estimate>,
+    /// What it may cost at most, as it was said before it was begun.
+    #[serde(default)]
+    pub at_most: Option<Usd>,
+}
+
+/// What a run should come to.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Estimate {
+    /// How long it takes.
+    pub seconds: f64,
+    /// What it costs.
+    pub cost: Usd,
 }
 
 /// What goes into a [`Plan`].
@@ -126,13 +143,17 @@ pub struct NewPlan {
     pub out: Option<PathBuf>,
     /// How they are written there.
     pub out_format: OutFormat,
+    /// How long it should take and what it should cost, where that could be told.
+    pub estimate: Option<Estimate>,
+    /// What it may cost at most, as it was said.
+    pub at_most: Option<Usd>,
 }
 
 impl Plan {
     /// The plan of a run that begins now.
     pub fn new(run: RunId, begun: Timestamp, new: NewPlan) -> Self {
         let NewPlan { input, fingerprint, prompts, job, search, machines, .. } = new;
-        let NewPlan { budget, deadline, out, out_format, .. } = new;
+        let NewPlan { budget, deadline, out, out_format, estimate, at_most, .. } = new;
         let v = VERSION;
         Self {
             v,
@@ -148,6 +169,8 @@ impl Plan {
             deadline,
             out,
             out_format,
+            estimate,
+            at_most,
         }
     }
 }
@@ -281,6 +304,11 @@ impl RunFolder {
     /// The host keys that it has seen.
     pub fn hosts(&self) -> PathBuf {
         self.0.join("hosts")
+    }
+
+    /// What happened in it.
+    pub fn story(&self) -> PathBuf {
+        self.0.join(story::FILE)
     }
 
     /// Held by the run's guard while it stands.

@@ -1,7 +1,8 @@
 //! How fast something goes, of late. Pure: whoever asks says what time it is.
 
+use crate::event::Latency;
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -43,6 +44,34 @@ impl Meter {
     }
 }
 
+/// How many prompts are timed at once. Whether one is doesn't depend on how long it takes, so they
+/// stand for all.
+const TIMED: usize = 4096;
+
+/// Times prompts from when they are handed out to when they are done.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Stopwatch {
+    begun: HashMap<u64, Instant>,
+    pub(super) latency: Latency,
+}
+
+impl Stopwatch {
+    /// A prompt is handed out; perhaps not for the first time.
+    pub(super) fn begin(&mut self, index: u64, now: Instant) {
+        if self.begun.len() < TIMED {
+            self.begun.entry(index).or_insert(now);
+        }
+    }
+
+    /// A prompt is done.
+    pub(super) fn end(&mut self, index: u64, now: Instant) {
+        if let Some(begun) = self.begun.remove(&index) {
+            let milliseconds = now.duration_since(begun).as_millis();
+            self.latency.note(u64::try_from(milliseconds).unwrap_or(u64::MAX));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -56,6 +85,17 @@ mod tests {
             meter.note(begin + Duration::from_secs(second), count);
         }
         assert!((meter.rate() - 10.0).abs() < 0.5, "{}", meter.rate());
+    }
+
+    #[test]
+    fn a_prompt_that_is_handed_out_again_has_taken_since_the_first_time() {
+        let (begin, mut watch) = (Instant::now(), Stopwatch::default());
+        watch.begin(7, begin);
+        watch.begin(7, begin + Duration::from_millis(50));
+        watch.end(7, begin + Duration::from_millis(100));
+        watch.end(7, begin + Duration::from_millis(200));
+        watch.end(8, begin);
+        assert_eq!(watch.latency.0.into_iter().collect::<Vec<_>>(), [(112, 1)]);
     }
 
     #[test]

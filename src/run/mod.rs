@@ -14,7 +14,7 @@ mod state;
 mod stop;
 mod why;
 
-pub use folder::{FolderError, Home, NewPlan, Plan, RunFolder};
+pub use folder::{Estimate, FolderError, Home, NewPlan, Plan, RunFolder};
 pub use guard::{GRACE, stand};
 pub use purse::{traffic, worst};
 pub use runner::{LEASE_LIMIT, LEASE_MARGIN};
@@ -357,7 +357,11 @@ fn shown(setting: &Setting, sent: bool) -> (Option<PathBuf>, Option<PathBuf>) {
 
 /// The object that the completions are meant for, if they are.
 fn elsewhere(setting: &Setting) -> Option<&str> {
-    setting.plan.out.as_deref()?.to_str().filter(|text| is_object(text))
+    object_of(&setting.plan)
+}
+
+fn object_of(plan: &Plan) -> Option<&str> {
+    plan.out.as_deref()?.to_str().filter(|text| is_object(text))
 }
 
 /// Where the completions are put in order. None is standard output.
@@ -372,11 +376,15 @@ fn out_path(setting: &Setting) -> Option<PathBuf> {
     }
 }
 
-/// Where the errors go: beside the completions.
 fn errors_path(setting: &Setting) -> PathBuf {
-    match &setting.plan.out {
-        Some(path) if path != Path::new("-") && elsewhere(setting).is_none() => errors_beside(path),
-        Some(_) | None => setting.folder.errors(),
+    errors_of(&setting.folder, &setting.plan)
+}
+
+/// Where the errors of a run go: beside its completions, where those are a file of this computer.
+pub fn errors_of(folder: &RunFolder, plan: &Plan) -> PathBuf {
+    match &plan.out {
+        Some(path) if path != Path::new("-") && object_of(plan).is_none() => errors_beside(path),
+        Some(_) | None => folder.errors(),
     }
 }
 

@@ -11,9 +11,9 @@ mod renting;
 use super::{
     Setting,
     guard::Guard,
-    meter::Meter,
+    meter::{Meter, Stopwatch},
     purse,
-    slot::{Held, Slot, Stand},
+    slot::{Held, Score, Slot, Stand},
     state::{Facts, RunState},
     stop::{Ladder, Stop},
     why::Why,
@@ -21,7 +21,7 @@ use super::{
 use crate::{
     catalog::Catalog,
     clock,
-    event::{Event, Events, Progress, SlotPhase},
+    event::{Event, Events, MachineProgress, Progress, SlotPhase},
     leases::{LeaseError, Leases},
     prompts::{Entry, PromptsError, Reader},
     remote::{Pins, RunKey},
@@ -146,6 +146,7 @@ pub(super) struct Runner<'a> {
     tally: Tally,
     prompts: Meter,
     tokens: Meter,
+    stopwatch: Stopwatch,
     why: Option<Why>,
     /// Why the last instance was lost.
     last_loss: Option<String>,
@@ -192,6 +193,7 @@ impl<'a> Runner<'a> {
             tally,
             prompts: Meter::default(),
             tokens: Meter::default(),
+            stopwatch: Stopwatch::default(),
             why: None,
             last_loss: None,
             draining_since: None,
@@ -379,6 +381,8 @@ impl<'a> Runner<'a> {
             waiting: self.slots.iter().filter_map(|slot| self.waiting(slot)).collect(),
             seconds_left: (0.0 < rate).then(|| left / rate),
             seconds: self.tools.begun.elapsed().as_secs_f64(),
+            machines: self.slots.iter().filter_map(machine).collect(),
+            latency: self.stopwatch.latency.clone(),
         }));
     }
 
@@ -404,6 +408,18 @@ impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
     }
+}
+
+fn machine(slot: &Slot) -> Option<MachineProgress> {
+    let Held { label, score, .. } = slot.held()?;
+    let Score { prompts, tokens_in, tokens_out } = *score;
+    Some(MachineProgress {
+        slot: slot.number,
+        label: label.clone(),
+        prompts,
+        tokens_in,
+        tokens_out,
+    })
 }
 
 fn next_ticket(held: &Held) -> Option<Ticket> {

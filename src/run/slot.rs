@@ -8,7 +8,7 @@ use crate::{
 use providers::Label;
 use std::collections::VecDeque;
 use tokio::{sync::mpsc::UnboundedSender, task::AbortHandle};
-use wire::EngineFacts;
+use wire::{EngineFacts, Outcome};
 
 /// How many seconds of work a worker is kept supplied with.
 const SUPPLY_SECONDS: f64 = 10.0;
@@ -48,6 +48,34 @@ pub(super) struct Held {
     pub(super) prompts: Meter,
     pub(super) tokens: Meter,
     pub(super) answered: u64,
+    /// Of them, those that count.
+    pub(super) score: Score,
+}
+
+/// What a machine did first.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Score {
+    pub(super) prompts: u64,
+    pub(super) tokens_in: u64,
+    pub(super) tokens_out: u64,
+}
+
+impl Score {
+    /// Counts an answer.
+    pub(super) fn add(&mut self, outcome: &Outcome) {
+        self.prompts += 1;
+        if let Outcome::Done { tokens_in, tokens_out, .. } = outcome {
+            self.tokens_in += u64::from(*tokens_in);
+            self.tokens_out += u64::from(*tokens_out);
+        }
+    }
+
+    /// Counts what was counted elsewhere.
+    pub(super) fn extend(&mut self, other: Self) {
+        self.prompts += other.prompts;
+        self.tokens_in += other.tokens_in;
+        self.tokens_out += other.tokens_out;
+    }
 }
 
 /// A batch of answers that a worker may forget once they are on disk.

@@ -69,6 +69,26 @@ pub fn finished(files: &RunFiles) -> Option<Ordered> {
     marker(files).map(|marker| marker.ordered)
 }
 
+/// What the run has come to so far, also while a program works on it. Changes nothing.
+///
+/// Blocks while it reads the results, at the speed of the disk.
+pub fn so_far(files: &RunFiles) -> Result<Ordered, ResultsError> {
+    if let Some(ordered) = finished(files) {
+        return Ok(ordered);
+    }
+    let completions = scan(files, Kind::Completions, |_, _| Ok(()))?;
+    let errors = scan(files, Kind::Errors, |_, _| Ok(()))?;
+    let mut ended = completions.found.clone();
+    ended.extend(&errors.found);
+    let completed = completions.found.count();
+    Ok(Ordered {
+        completed,
+        failed: ended.count() - completed,
+        tokens_in: completions.tokens.0,
+        tokens_out: completions.tokens.1,
+    })
+}
+
 fn marker(files: &RunFiles) -> Option<Marker> {
     serde_json::from_slice(&fs::read(marker_path(files)).ok()?).ok()
 }

@@ -131,6 +131,8 @@ async fn run_cut_every(folder: &Path, prompts: usize, period: Option<Duration>) 
         deadline: Duration::from_hours(1),
         out: Some(folder.join("out.jsonl")),
         out_format: OutFormat::default(),
+        estimate: None,
+        at_most: None,
     };
     let setting = Setting {
         folder: home.create(&id).expect("it is new"),

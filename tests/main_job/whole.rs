@@ -37,6 +37,8 @@ fn a_run_says_what_it_does_and_what_it_costs() {
         (r"[\d.]+[kM]?/s", "[RATE]/s"),
         (r"getting the worker, .*", "getting the worker, [SIZE]"),
         (r"echo: .*", "echo: [STATUS]"),
+        // How it is doing is told after two seconds, which it may take or not.
+        (r" *\d+ of 20 \(.*\n", ""),
     ] }, {
         insta::assert_snapshot!(told(&user, &output), @r"
             exit: Some(0)
@@ -57,6 +59,7 @@ fn a_run_says_what_it_does_and_what_it_costs() {
             tokens: 50 in, 50 out, [RATE]/s
             cost: $0.00
             completions: [HOME]/home/runs/[RUN]/completions.jsonl
+            what it did: piecework report [RUN]
             nothing is left running
             ");
     });

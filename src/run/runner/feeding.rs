@@ -8,6 +8,7 @@ use crate::{
     },
     shards::Say,
 };
+use std::time::Instant;
 
 /// Bytes of prompts that a worker holds, and that all together may hold at least: ten seconds of
 /// the fastest GPU there is, and enough for one worker alone to be kept busy without a model.
@@ -19,7 +20,7 @@ impl Runner<'_> {
         if self.tools.ladder.level() != Stop::No {
             return;
         }
-        let all_bytes = self.held_bytes();
+        let (all_bytes, now) = (self.held_bytes(), Instant::now());
         // Those still on their way will want their share.
         let sharers = self.slots.iter().filter(|slot| slot.is_busy()).count();
         let linked = |held: &&mut Held| held.conversation.is_some();
@@ -32,6 +33,9 @@ impl Runner<'_> {
             let bytes = all_bytes / workers.max(1) / 4;
             if 0 < prompts && self.queue.held_bytes(held.worker) < bytes * 3 {
                 let prompts = self.queue.take(held.worker, prompts, bytes);
+                for prompt in &prompts {
+                    self.stopwatch.begin(prompt.index, now);
+                }
                 if !prompts.is_empty() {
                     held.say(Say::Prompts(prompts));
                 }

@@ -6,7 +6,7 @@ use crate::{
     prompts::{Entry, PromptsError},
     run::{
         purse,
-        slot::{Ack, Slot},
+        slot::{Ack, Score, Slot},
         stop::Stop,
         why::Why,
     },
@@ -98,11 +98,14 @@ impl Runner<'_> {
     ) -> Result<(), Why> {
         let worker = self.slots[at].held().expect("it was just found").worker;
         let mut records = Vec::with_capacity(completions.len());
-        let count = completions.len() as u64;
+        let (count, mut score) = (completions.len() as u64, Score::default());
         let early = self.early.len();
         for completion in completions {
             match self.queue.finish(completion.index) {
-                Finish::First(item) => records.push(self.record(item, completion.outcome)),
+                Finish::First(item) => {
+                    score.add(&completion.outcome);
+                    records.push(self.record(item, completion.outcome));
+                }
                 Finish::Early => self.early.push((worker, completion)),
                 // Nobody waits for those.
                 Finish::Again | Finish::Unknown => {}
@@ -113,6 +116,7 @@ impl Runner<'_> {
         let held = self.slots[at].held_mut().expect("nothing has come between");
         held.acks.push_back(Ack { conversation, through, ticket });
         held.answered += count;
+        held.score.extend(score);
         held.prompts.note(Instant::now(), held.answered as f64);
         Ok(())
     }
@@ -120,6 +124,7 @@ impl Runner<'_> {
     /// Counts an answer, and makes what is kept of it.
     pub(super) fn record(&mut self, item: Item, outcome: Outcome) -> Record {
         let (index, line, custom_id) = (item.prompt.index, item.line, item.custom_id);
+        self.stopwatch.end(index, Instant::now());
         match outcome {
             Outcome::Done { body, tokens_in, tokens_out } => {
                 self.tally.done += 1;
@@ -156,7 +161,13 @@ impl Runner<'_> {
         let finished = self.early.len();
         for (worker, completion) in std::mem::take(&mut self.early) {
             match self.queue.finish(completion.index) {
-                Finish::First(item) => records.push(self.record(item, completion.outcome)),
+                Finish::First(item) => {
+                    let mut held = self.slots.iter_mut().filter_map(Slot::held_mut);
+                    if let Some(held) = held.find(|held| held.worker == worker) {
+                        held.score.add(&completion.outcome);
+                    }
+                    records.push(self.record(item, completion.outcome));
+                }
                 Finish::Early => self.early.push((worker, completion)),
                 Finish::Again | Finish::Unknown => {}
             }

@@ -15,7 +15,7 @@ use crate::{
         engine_of,
         meter::Meter,
         purse,
-        slot::{Held, Slot, Stand},
+        slot::{Held, Score, Slot, Stand},
         stop::Stop,
         why::{NoOffer, Why},
     },
@@ -51,6 +51,9 @@ impl Runner<'_> {
                 (Some(stamp), Some(instance)) => {
                     let (number, attempt) = (stamp.slot, stamp.attempt);
                     self.slots.push(Slot { number, attempt, failures: 0, stand: Stand::Vacant });
+                    let id = instance.id.clone();
+                    let adopted = Event::Adopted { slot: number, label: label.clone(), id };
+                    self.tools.events.send(adopted);
                     self.hold(number, label, instance)?;
                 }
                 _ => self.leases.release(&label)?,
@@ -346,6 +349,7 @@ impl Runner<'_> {
             prompts: Meter::default(),
             tokens: Meter::default(),
             answered: 0,
+            score: Score::default(),
         };
         if let Some(slot) = self.slots.iter_mut().find(|slot| slot.number == number) {
             slot.stand = Stand::Held(Box::new(held));
@@ -404,6 +408,8 @@ impl Runner<'_> {
 
     /// Gives up a machine, and looks for another unless that would fail as well.
     pub(super) fn lose(&mut self, at: usize, loss: Loss) -> Result<(), Why> {
+        // The last that is heard of what it did.
+        self.progress();
         let slot = &mut self.slots[at];
         let number = slot.number;
         let Stand::Held(held) = std::mem::replace(&mut slot.stand, Stand::Vacant) else {
