@@ -94,7 +94,7 @@ pub enum LeaseError {
 #[derive(Debug)]
 enum Placed {
     Rented(Box<Instance>),
-    /// The marketplace has nothing of ours.
+    /// The marketplace has nothing of ours. After no answer it may have had for a while.
     Refused(providers::Error),
     /// It can't be told.
     Unknown(providers::Error),
@@ -211,7 +211,14 @@ impl Leases {
                 Ok(instance)
             }
             Some(Done::Placed(Placed::Refused(error))) => {
-                self.ledger.record(&label, Entry::Refused)?;
+                if error.kind == ErrorKind::Uncertain {
+                    // It may have been rented, and taken back before a listing showed it. So it
+                    // costs, at most, from the order until now.
+                    self.ledger.record(&label, Entry::Releasing)?;
+                    self.ledger.record(&label, Entry::Released)?;
+                } else {
+                    self.ledger.record(&label, Entry::Refused)?;
+                }
                 Err(error.into())
             }
             Some(Done::Placed(Placed::Unknown(error))) => Err(error.into()),

@@ -8,7 +8,7 @@ use piecework::{
     event::Events,
     label::{Owner, RunId, Stamp},
     leases::{Leases, Markets, News},
-    ledger::{Books, FileError, LeaseState, Ledger, LedgerError, Terms},
+    ledger::{Books, FileError, Ledger, LedgerError, Terms},
     run::{Home, RunFolder},
     smoke::Promise,
 };
@@ -361,9 +361,7 @@ impl Bench {
         slots.sort();
         slots.dedup();
         assert_eq!(slots.len(), ours.len(), "rented twice: {ours:?}");
-        // An instance that the marketplace took back before anybody saw it counts as refused.
-        let told = books.leases().filter(|(_, lease)| lease.state != LeaseState::Refused);
-        for (label, lease) in told.filter(|_| !self.put_back) {
+        for (label, lease) in books.leases().filter(|_| !self.put_back) {
             let (said, billed) = (lease.cost(time_of_day()), self.world.cost(label));
             assert!(billed <= said, "{label:?} has cost {billed}, and the ledger says {said}");
         }

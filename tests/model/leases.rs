@@ -128,3 +128,15 @@ fn the_second_in_which_an_instance_went_is_counted_too() {
     ];
     tell(&story, Net::Resume);
 }
+
+#[test]
+fn what_is_taken_back_before_anybody_sees_it_is_counted() {
+    let story = [
+        Step::Strike(Fault::LoseReply),
+        Step::Rent(0),
+        Step::Wait(LAG / 2),
+        Step::Reclaim(0),
+        Step::Hear(LAG * 2),
+    ];
+    tell(&story, Net::Resume);
+}
