@@ -117,15 +117,10 @@ impl LedgerFile {
         let failed = |source| FileError::Io { path: path.to_owned(), source };
         let file = OpenOptions::new().create(true).read(true).append(true).open(path);
         let mut file = file.map_err(failed)?;
-        let begin = Instant::now();
-        loop {
-            match file.try_lock() {
-                Ok(()) => break,
-                // Whoever looks whether it is in use has it for a moment.
-                Err(TryLockError::WouldBlock) if begin.elapsed() < A_LOOK => sleep(A_LOOK / 10),
-                Err(TryLockError::WouldBlock) => return Err(in_use(path)),
-                Err(TryLockError::Error(error)) => return Err(failed(error)),
-            }
+        match lock(&file, A_LOOK) {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(in_use(path)),
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(failed)?;
@@ -173,6 +168,17 @@ pub(super) fn is_in_use(path: &Path) -> bool {
     // Shared, so that two who look don't take each other for somebody who works with it.
     let looked = File::open(path).map(|file| file.try_lock_shared());
     matches!(looked, Ok(Err(TryLockError::WouldBlock)))
+}
+
+/// Locks a ledger, and waits so long for it: whoever looks whether it is in use has it for a moment.
+fn lock(file: &File, patience: Duration) -> Result<(), TryLockError> {
+    let begin = Instant::now();
+    loop {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) if begin.elapsed() < patience => sleep(A_LOOK / 10),
+            locked => return locked,
+        }
+    }
 }
 
 fn in_use(path: &Path) -> FileError {
@@ -274,6 +280,22 @@ mod tests {
         assert_eq!(error, "the run is in use by process 4711 on here");
         drop(file);
         assert!(!is_in_use(&path));
+    }
+
+    #[test]
+    fn whoever_only_looks_is_waited_for() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = written(folder.path(), 1);
+        let (looked, file) = (File::open(&path), File::open(&path));
+        let (looked, file) = (looked.expect("it is there"), file.expect("it is there"));
+        looked.try_lock_shared().expect("nobody has it");
+        // More than any computer takes for what follows.
+        let patience = Duration::from_mins(10);
+        let waiting = std::thread::spawn(move || lock(&file, patience).is_ok());
+        // Long enough that it is most likely tried while it can't be had.
+        sleep(A_LOOK / 4);
+        drop(looked);
+        assert!(waiting.join().expect("it doesn't panic"), "it was not waited for");
     }
 
     #[test]

@@ -216,6 +216,18 @@ mod tests {
     }
 
     #[test]
+    fn whoever_has_it_is_named_with_the_computer() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("ledger");
+        let _ledger = Ledger::open(&path, &run()).expect("it opens");
+        let refused = Ledger::open(&path, &run()).expect_err("somebody has it");
+        let LedgerError::File(FileError::InUse { holder }) = refused else { panic!("{refused}") };
+        let named = std::process::Command::new("uname").arg("-n").output().expect("it runs");
+        assert_eq!(holder.host, String::from_utf8_lossy(&named.stdout).trim());
+        assert_eq!((holder.run, holder.pid), (run(), std::process::id()));
+    }
+
+    #[test]
     fn an_illegal_entry_is_not_written() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("ledger");

@@ -114,4 +114,25 @@ mod tests {
         ladder.raise(Stop::Kill);
         waiting.await;
     }
+
+    #[tokio::test]
+    async fn signals_raise_it_by_a_rung_and_a_terminal_that_is_gone_to_the_second() {
+        let kill = |signal| {
+            rustix::process::kill_process(rustix::process::getpid(), signal).expect("it is we");
+        };
+        let (asked, hung_up) = (Ladder::default(), Ladder::default());
+        asked.obey_signals().expect("signals can be heard");
+        kill(Signal::XFSZ);
+        assert_eq!(asked.level(), Stop::No);
+        kill(Signal::INT);
+        asked.at_least(Stop::Drain).await;
+        assert_eq!(asked.level(), Stop::Drain);
+        kill(Signal::TERM);
+        asked.at_least(Stop::Kill).await;
+        assert_eq!(asked.level(), Stop::Kill);
+        hung_up.obey_signals().expect("signals can be heard");
+        kill(Signal::HUP);
+        hung_up.at_least(Stop::Kill).await;
+        assert_eq!((hung_up.level(), asked.level()), (Stop::Kill, Stop::Kill));
+    }
 }
