@@ -4,13 +4,13 @@
 use piecework::{
     event::Events,
     label::RunId,
-    leases::{Leases, Markets, News},
-    ledger::{Ledger, Terms},
+    leases::{Leases, Markets, News, describe, end_stray},
+    ledger::{LeaseState, Ledger, Terms},
     ready::{NotReady, ready},
 };
 use providers::{
-    Access, ErrorKind, Instance, InstanceState, Label, Marketplace, Mib, Need, Offer, Order,
-    Provider, Rental, Timing, Transport, Usd,
+    Access, Capabilities, ErrorKind, Host, Instance, InstanceId, InstanceState, Label, Leftover,
+    LeftoverKind, Marketplace, Mib, Need, Offer, Order, Provider, Rental, Timing, Transport, Usd,
     testkit::{
         Fault, Pace, World,
         cloud::{self, Call, Cloud, Mishap, Planned},
@@ -18,7 +18,8 @@ use providers::{
 };
 use std::{
     net::{Ipv4Addr, SocketAddr},
-    sync::Arc,
+    path::Path,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 use tempfile::TempDir;
@@ -33,7 +34,7 @@ struct Bench {
     market: Arc<dyn Marketplace>,
     leases: Leases,
     label: Label,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Bench {
@@ -45,12 +46,22 @@ impl Bench {
     /// On another marketplace.
     fn with(market: Arc<dyn Marketplace>) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let run: RunId = "nov24-7kq3".parse().expect("it is a run");
-        let ledger = Ledger::open(&folder.path().join("ledger"), &run).unwrap();
-        let markets = Markets::new([Arc::clone(&market)]);
-        let leases = Leases::new(markets, ledger, Events::unheard());
+        let leases = take_up(&market, folder.path());
         let label = Label("piecework-1".into());
-        Self { world: Arc::default(), market, leases, label, _folder: folder }
+        Self { world: Arc::default(), market, leases, label, folder }
+    }
+
+    /// The program dies, with all of its requests, and is started again.
+    fn restarted(self) -> Self {
+        let Self { world, market, leases, label, folder } = self;
+        drop(leases);
+        let leases = take_up(&market, folder.path());
+        Self { world, market, leases, label, folder }
+    }
+
+    /// Where the lease stands.
+    fn state(&self) -> &LeaseState {
+        &self.leases.books().lease(&self.label).expect("it was ordered").state
     }
 
     /// Orders, and waits for the answer.
@@ -91,6 +102,12 @@ impl Bench {
         assert!(matches!(news, News::Released(_)), "{news:?}");
         assert_eq!(self.leases.books().owed().count(), 0);
     }
+}
+
+fn take_up(market: &Arc<dyn Marketplace>, folder: &Path) -> Leases {
+    let run: RunId = "nov24-7kq3".parse().expect("it is a run");
+    let ledger = Ledger::open(&folder.join("ledger"), &run).unwrap();
+    Leases::new(Markets::new([Arc::clone(market)]), ledger, Events::unheard())
 }
 
 /// A marketplace on which these calls go wrong, one after the other, once one has gone well.
@@ -178,6 +195,175 @@ async fn only_what_no_listing_has_shown_yet_may_still_be_late() {
         bench.released().await;
         assert_eq!(began.elapsed().as_secs(), waits.as_secs());
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_believed_and_no_listing_asked_for() {
+    let gone = Fault::Refuse(ErrorKind::OfferGone);
+    let mut bench = Bench::new(World::default().strike(0, gone));
+    let news = bench.order().await;
+    assert!(matches!(news, News::Rented(_, Err(_))), "{news:?}");
+    assert_eq!((bench.state(), bench.world.calls()), (&LeaseState::Refused, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_earlier_program_held_is_taken_over_if_it_is_listed() {
+    let mut bench = Bench::new(World::default());
+    let instance = bench.rented().await;
+    let mut bench = bench.restarted();
+    let adopted = bench.leases.adopt(&bench.label).await.unwrap();
+    assert_eq!(adopted, Some(instance));
+    bench.world.reclaim(&bench.label);
+    assert_eq!(bench.leases.adopt(&bench.label).await.unwrap(), None);
+    assert_eq!(bench.leases.adopt(&Label("another's".into())).await.unwrap(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_earlier_program_ordered_is_rented_once_it_is_listed() {
+    // Nobody heard what came of the order.
+    let orders = [(Fault::LoseReply, 1), (Fault::Refuse(ErrorKind::Uncertain), 0)];
+    for (fault, rented) in orders {
+        let world = World::default().strike(0, fault);
+        let mut bench = Bench::new((0..20).fold(world, |world, _| world.strike(0, DOWN)));
+        bench.order().await;
+        let mut bench = bench.restarted();
+        let adopted = bench.leases.adopt(&bench.label).await.unwrap();
+        assert_eq!((bench.world.rented(), adopted.iter().count()), (rented, rented), "{fault:?}");
+        let held = adopted.map_or(LeaseState::Ordered, |instance| LeaseState::Held(instance.id));
+        assert_eq!(bench.state(), &held, "{fault:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_on_its_way_out_is_not_taken_over() {
+    let mut bench = Bench::new(World::default());
+    bench.rented().await;
+    bench.leases.release(&bench.label).unwrap();
+    // It dies before its request is sent.
+    let mut bench = bench.restarted();
+    assert_eq!(bench.leases.adopt(&bench.label).await.unwrap(), None);
+    assert_eq!(bench.world.billed(), 1, "it is there");
+    bench.released().await;
+    assert_eq!(bench.world.billed(), 0);
+}
+
+/// A marketplace where disks have a life of their own.
+#[derive(Debug)]
+struct WithDisks {
+    name: &'static str,
+    host: Host,
+    world: World,
+    disks: Mutex<Vec<Leftover>>,
+}
+
+impl WithDisks {
+    /// With disks of these instances.
+    fn new(name: &'static str, host: Host, labels: &[&str]) -> Arc<Self> {
+        let disk = |label: &&str| Leftover {
+            kind: LeftoverKind::Disk,
+            id: (*label).into(),
+            name: format!("piecework-{label}"),
+            price: None,
+        };
+        let disks = Mutex::new(labels.iter().map(disk).collect());
+        Arc::new(Self { name, host, world: World::default(), disks })
+    }
+
+    /// Rents under this label.
+    async fn rented(&self, label: &str) -> Instance {
+        let offer = self.offers(&Need::default()).await.unwrap().remove(0);
+        self.rent(&Order::new(offer, Label(label.into()), KEY)).await.unwrap()
+    }
+
+    /// Whose disks are left.
+    fn left(&self) -> Vec<String> {
+        self.disks.lock().unwrap().iter().map(|disk| disk.id.clone()).collect()
+    }
+}
+
+#[async_trait::async_trait]
+impl Marketplace for WithDisks {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { name: self.name, host: self.host, ..self.world.capabilities() }
+    }
+
+    async fn offers(&self, need: &Need) -> providers::Result<Vec<Offer>> {
+        self.world.offers(need).await
+    }
+
+    async fn rent(&self, order: &Order) -> providers::Result<Instance> {
+        self.world.rent(order).await
+    }
+
+    async fn instances(&self) -> providers::Result<Vec<Instance>> {
+        self.world.instances().await
+    }
+
+    async fn release(&self, id: &InstanceId) -> providers::Result<()> {
+        self.world.release(id).await
+    }
+
+    async fn disks(&self) -> providers::Result<Vec<Leftover>> {
+        Ok(self.disks.lock().unwrap().clone())
+    }
+
+    async fn remove(&self, leftover: &Leftover) -> providers::Result<()> {
+        self.disks.lock().unwrap().retain(|disk| disk != leftover);
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn its_disk_goes_with_an_instance_at_once_and_no_other() {
+    let market = WithDisks::new("disks", Host::Vm, &["piecework-1", "piecework-2"]);
+    let mut bench = Bench::with(Arc::clone(&market) as Arc<dyn Marketplace>);
+    bench.rented().await;
+    let began = Instant::now();
+    bench.released().await;
+    assert_eq!((market.left(), began.elapsed()), (vec!["piecework-2".into()], Duration::ZERO));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stray_is_over_once_it_and_its_disk_are_gone_whatever_else_is_listed() {
+    let market = WithDisks::new("disks", Host::Vm, &["stray", "other"]);
+    let (stray, _other) = (market.rented("stray").await, market.rented("other").await);
+    // It says that it has ended it, and hasn't.
+    market.world.strike_next(Fault::Pretend);
+    let error = end_stray(&*market, &stray).await.expect_err("it is listed");
+    assert_eq!(error.to_string(), "instance-1 is still listed");
+    assert_eq!((market.world.billed(), market.left().len()), (2, 2));
+    end_stray(&*market, &stray).await.unwrap();
+    assert_eq!(market.world.labels(), [Label("other".into())]);
+    assert_eq!(market.left(), ["other"]);
+}
+
+#[test]
+fn marketplaces_are_chosen_by_name_and_nothing_is_rented_of_this_computer() {
+    let markets = [("here", Host::ThisComputer), ("b", Host::Vm), ("a", Host::Container)];
+    let markets = markets.map(|(name, host)| WithDisks::new(name, host, &[]));
+    let markets = Markets::new(markets.map(|market| market as Arc<dyn Marketplace>));
+    let names = |markets: &Markets| {
+        let pairs = markets.iter().map(|(name, market)| (name, market.capabilities().name));
+        pairs.map(|(name, own)| (name == own).then_some(name)).collect::<Option<Vec<_>>>()
+    };
+    assert_eq!(names(&markets).unwrap(), ["a", "b", "here"]);
+    assert_eq!(names(&markets.rented()).unwrap(), ["a", "b"]);
+    let wanted = ["here".into(), "a".into()];
+    assert_eq!(names(&markets.only(&wanted).unwrap()).unwrap(), ["a", "here"]);
+    let unknown = ["a".into(), "c".into()];
+    assert_eq!(markets.only(&unknown).unwrap_err(), "c");
+}
+
+#[test]
+fn an_error_is_told_with_its_causes_and_nothing_twice() {
+    let told = |source: &'static str| {
+        let (kind, source) = (ErrorKind::Unavailable, Some(source.into()));
+        let error = providers::Error { provider: "acme", operation: "rent", kind, source };
+        describe(&piecework::leases::LeaseError::from(error))
+    };
+    let text = "acme could not rent: the service is unavailable";
+    assert_eq!(told("the line is down"), format!("{text}: the line is down"));
+    assert_eq!(told("the service is unavailable"), text);
 }
 
 /// A marketplace that takes keys by their names and gives disks a life of their own.
