@@ -214,6 +214,8 @@ impl<'a> Runner<'a> {
         self.progress();
         // Hangs up on the workers.
         self.slots.clear();
+        // Not one after the other: what is rented is billed while a slow disk takes what is left.
+        self.begin_to_release();
         if let Err(error) = self.sink.close().await
             && self.why.is_none()
         {
@@ -278,6 +280,15 @@ impl<'a> Runner<'a> {
                 }
                 _ = tick.tick() => self.tick(),
             }
+        }
+    }
+
+    /// Asks for everything that is owed to be given back. Whoever settles waits for it, and tries
+    /// again what can't be asked for here.
+    fn begin_to_release(&mut self) {
+        let owed: Vec<_> = self.leases.books().owed().map(|(label, _)| label.clone()).collect();
+        for label in &owed {
+            drop(self.leases.release(label));
         }
     }
 

@@ -158,7 +158,8 @@ impl Runner<'_> {
         let (plan, offer) = (&setting.plan, &listed.offer);
         let now = clock::now();
         // It is over some time after the run has been told to stop.
-        let mut time = self.time_left().saturating_add(LEASE_MARGIN);
+        let mut kept = self.time_left().saturating_add(LEASE_MARGIN);
+        let mut paid = kept;
         let model = setting.shape.as_ref().map_or(0, |shape| shape.weight_bytes(Weights::Bf16));
         let prompts = setting.survey.as_ref().map_or(0, |survey| survey.bytes);
         let traffic = purse::traffic(offer.traffic, model, prompts);
@@ -172,9 +173,10 @@ impl Runner<'_> {
             if lasts < SHORTEST_LEASE && offer.price.0 != 0 {
                 return Err(Why::Budget { left, price: offer.price });
             }
-            time = time.min(lasts);
+            // To end itself takes it as long as it takes us, and is paid for too.
+            (kept, paid) = (kept.min(lasts.saturating_sub(purse::RELEASE)), paid.min(lasts));
         }
-        let expires = clock::after(now, time);
+        let expires = clock::after(now, kept);
         let attempt = self.slots.iter().find(|slot| slot.number == number).map_or(0, |s| s.attempt);
         let label = Stamp::new(&setting.owner, &plan.run, number, attempt, expires).label();
         let market = setting.markets.get(&listed.market);
@@ -208,7 +210,7 @@ impl Runner<'_> {
             price: offer.price,
             billing: offer.billing,
             traffic,
-            worst: purse::worst(offer.price, offer.billing, time, traffic),
+            worst: purse::worst(offer.price, offer.billing, paid, traffic),
             expires,
             promise: Promise::of(offer, plan.search.room(setting.shape.as_ref())),
         };
