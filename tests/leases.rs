@@ -9,15 +9,11 @@ use piecework::{
     ready::{NotReady, ready},
 };
 use providers::{
-    Access, Capabilities, ErrorKind, Host, Instance, InstanceId, InstanceState, Label, Leftover,
-    LeftoverKind, Marketplace, Mib, Need, Offer, Order, Provider, Rental, Timing, Transport, Usd,
-    testkit::{
-        Fault, Pace, World,
-        cloud::{self, Call, Cloud, Mishap, Planned},
-    },
+    Capabilities, ErrorKind, Host, Instance, InstanceId, InstanceState, Label, Leftover,
+    LeftoverKind, Marketplace, Need, Offer, Order, Usd, UsdPerHour,
+    testkit::{Fault, Pace, World},
 };
 use std::{
-    net::{Ipv4Addr, SocketAddr},
     path::Path,
     sync::{Arc, Mutex},
     time::Duration,
@@ -207,6 +203,16 @@ async fn a_refusal_is_believed_and_no_listing_asked_for() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_price_that_turned_out_higher_is_in_the_ledger() {
+    let mut bench = Bench::new(World::default());
+    bench.rented().await;
+    let dearer = UsdPerHour(1_000_000);
+    bench.leases.priced(&bench.label, dearer).unwrap();
+    let bench = bench.restarted();
+    assert_eq!(bench.leases.books().lease(&bench.label).unwrap().terms.price, dearer);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_an_earlier_program_held_is_taken_over_if_it_is_listed() {
     let mut bench = Bench::new(World::default());
     let instance = bench.rented().await;
@@ -364,38 +370,4 @@ fn an_error_is_told_with_its_causes_and_nothing_twice() {
     let text = "acme could not rent: the service is unavailable";
     assert_eq!(told("the line is down"), format!("{text}: the line is down"));
     assert_eq!(told("the service is unavailable"), text);
-}
-
-/// A marketplace that takes keys by their names and gives disks a life of their own.
-fn verda(cloud: &Cloud) -> Arc<dyn Marketplace> {
-    let provider = Provider::find("verda").expect("it has a row");
-    let secrets = provider.credentials.iter().map(|_| cloud::KEY.into()).collect();
-    let transport = Transport::new().expect("HTTPS can be set up");
-    let url = Some(cloud.url(provider.name));
-    let access = Access { transport, url, secrets, timing: Timing::loopback() };
-    provider.connect(access).expect("a key is given")
-}
-
-#[tokio::test]
-async fn once_nothing_is_owed_nothing_of_the_run_is_left_on_the_account() {
-    let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let cloud = Cloud::start(listen, 0, None).await.expect("loopback can be listened on");
-    cloud.put_key("verda", "piecework-0123456789abcdef", "ssh-ed25519 BBBB of another run");
-    cloud.plan(vec![Planned {
-        call: Some(Call::Rent),
-        ..Planned::next(cloud::Fault::Rental(Mishap::LeavesDisk))
-    }]);
-    let mut bench = Bench::with(verda(&cloud));
-    let need = Need { disk: Mib::from_gib(60), ..Need::default() };
-    let offers = bench.market.offers(&need).await.unwrap();
-    let offer = offers.into_iter().find(|offer| offer.rental == Rental::OnDemand).unwrap();
-    let news = bench.order_of(offer).await;
-    assert!(matches!(news, News::Rented(_, Ok(_))), "{news:?}");
-    let keys = || cloud.truth("verda")["keys"].as_array().map_or(0, Vec::len);
-    bench.leases.sweep(KEY).await.unwrap();
-    assert_eq!(keys(), 2, "it may still be needed");
-    bench.released().await;
-    assert_eq!((keys(), cloud.billed("verda")), (2, 0), "its disk would be billed on");
-    bench.leases.sweep(KEY).await.unwrap();
-    assert_eq!((keys(), cloud.billed("verda")), (1, 0));
 }
