@@ -380,9 +380,28 @@ mod tests {
         let accounts = accounts(&home).expect("they can be read");
         let found = sort(&accounts, &listings, &owner, at(NOW));
         assert_eq!(found.len(), 2);
+        // Where somebody has taken the run up since then, nothing of it is touched.
+        let in_hand = Ledger::open(&ours.ledger(), &run).expect("it opens");
+        let errors = end(&found, Whose::Ours, &accounts, &markets, &Events::unheard()).await;
+        assert!(errors.len() == 1 && errors[0].may_be_billed(), "{errors:?}");
+        assert_eq!(world.billed(), 2);
+        drop(in_hand);
         let errors = end(&found, Whose::Ours, &accounts, &markets, &Events::unheard()).await;
         assert!(errors.iter().all(|error| !error.may_be_billed()), "{errors:?}");
         assert_eq!(world.billed(), 0);
+    }
+
+    #[test]
+    fn what_is_found_has_cost_its_price_for_its_age_if_both_are_known() {
+        let (age, price) = (Some(Duration::from_secs(2)), Some(UsdPerHour(3_600_000)));
+        for (age, price, spent) in
+            [(age, price, Some(Usd(2_000))), (None, price, None), (age, None, None)]
+        {
+            let (label, instance, run) = (None, None, None);
+            let (provider, kind) = ("anywhere".into(), Kind::Missing);
+            let found = Found { provider, label, instance, kind, run, age, price };
+            assert_eq!(found.spent(), spent);
+        }
     }
 
     #[test]

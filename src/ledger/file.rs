@@ -259,6 +259,25 @@ mod tests {
     }
 
     #[test]
+    fn no_file_is_no_ledger_and_one_that_can_not_be_read_is_an_error() {
+        let folder = tempfile::tempdir().expect("a folder");
+        assert!(matches!(read(&folder.path().join("ledger")), Ok(None)));
+        assert!(matches!(read(folder.path()), Err(FileError::Io { .. })));
+    }
+
+    #[test]
+    fn what_a_later_version_has_written_is_left_to_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = written(folder.path(), 1);
+        let text = std::fs::read_to_string(&path).expect("it is text");
+        let (_, json) = text.trim_end().split_once(' ').expect("a checksum comes first");
+        let json = json.replace("\"v\":1", "\"v\":2");
+        let later = format!("{:08x} {json}\n", crc32fast::hash(json.as_bytes()));
+        std::fs::write(&path, later).expect("it can be written");
+        assert!(matches!(read(&path), Err(FileError::TooNew { .. })));
+    }
+
+    #[test]
     fn damage_in_the_middle_is_an_error_that_names_the_line() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = written(folder.path(), 3);

@@ -260,6 +260,18 @@ mod tests {
     }
 
     #[test]
+    fn with_nothing_billed_a_run_goes_on_until_its_budget_is_spent() {
+        with_leases(1, 0, Billing::default(), |ledger, _| {
+            let label = Label("0".into());
+            ledger.record(&label, Entry::Releasing).expect("it is rented");
+            ledger.record(&label, Entry::Released).expect("it is gone");
+            let spent = ledger.books().cost(at(0));
+            let stop = |budget| verdict(ledger.books(), Usd(budget), at(0));
+            assert_eq!((stop(spent.0 * 2), stop(spent.0)), (Stop::No, Stop::Drain));
+        });
+    }
+
+    #[test]
     fn an_instance_counts_at_what_it_is_billed_whatever_was_quoted() {
         with_leases(1, 0, Billing::default(), |ledger, since| {
             let (label, now) = (Label("0".into()), clock::after(since, Duration::from_mins(1)));
