@@ -289,6 +289,17 @@ mod tests {
     }
 
     #[test]
+    fn a_last_line_that_is_whole_was_promised_and_its_damage_is_an_error() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = written(folder.path(), 3);
+        let mut bytes = std::fs::read(&path).expect("it is there");
+        let last = bytes.len() - 20;
+        bytes[last] ^= 1;
+        std::fs::write(&path, bytes).expect("it can be damaged");
+        assert!(matches!(read(&path), Err(FileError::Damaged { line: 3, .. })));
+    }
+
+    #[test]
     fn a_second_program_is_told_who_has_it() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("ledger");
