@@ -4,8 +4,8 @@
 //! events ─▶ write ─▶ story.jsonl ─▶ read ─▶ trace ─▶ life, series ─▶ Account
 //! ```
 //!
-//! [`write`] listens to events and keeps them, thinned out, in the run's folder, a line each as
-//! `--json` prints them. [`account`] puts them together with the plan, the ledger and the results.
+//! [`keep`] listens to events and keeps them, thinned out, in the run's folder, a line each as
+//! `--json` prints them. [`account()`] puts them together with the plan, the ledger and the results.
 //! The story may have holes: the ledger says what was rented, the results say what is done, and
 //! what is missing from the story only makes a report poorer.
 
