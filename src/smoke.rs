@@ -33,6 +33,8 @@ impl Promise {
 /// What a machine shows of itself.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Seen {
+    /// Whether a run has put its worker to work on it, before which it had shown all this.
+    pub used: bool,
     /// The memory of each GPU that its driver lists.
     pub gpus: Vec<Mib>,
     /// The newest CUDA that its driver can run.
@@ -110,6 +112,7 @@ impl Seen {
     pub fn read(text: &str) -> Self {
         let mebibytes = |line: &str| line.parse().ok().map(Mib);
         Self {
+            used: answers(text, "used").next().is_some(),
             gpus: answers(text, "vram").filter_map(mebibytes).collect(),
             cuda: answers(text, "driver").find_map(cuda),
             disk: answers(text, "disk").find_map(free),
@@ -165,6 +168,9 @@ const TELLING: (u64, Duration) = (4 << 20, Duration::from_secs(5));
 /// What is wrong with a machine that was to be as `promise` says, if anything is. What it doesn't
 /// tell is not held against it, but for GPUs, without which nothing works.
 pub fn judge(promise: &Promise, seen: &Seen) -> Result<(), Fault> {
+    if seen.used {
+        return Ok(());
+    }
     if let Some(Gpus { count, vram, .. }) = promise.gpus {
         if seen.gpus.len() < count as usize {
             return Err(Fault::Gpus { promised: count, seen: seen.gpus.len() });
@@ -209,6 +215,7 @@ mod tests {
 
     fn seen() -> Seen {
         Seen {
+            used: false,
             gpus: vec![Mib(24_564), Mib(24_564)],
             cuda: Cuda::parse("12.8"),
             disk: Some(Mib(40_000)),

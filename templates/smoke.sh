@@ -1,5 +1,7 @@
 # Asks a machine what it is. Each answer is a line of its own, and what it can't tell is left out.
 LC_ALL=C; export LC_ALL
+# What a run has put on it takes disk and network, and it has shown itself before that.
+[ -d "$HOME/.piecework" ] && { echo "@piecework used yes"; exit 0; }
 say() { while read -r line; do echo "@piecework $1 $line"; done; }
 nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits </dev/null 2>/dev/null | say vram
 nvidia-smi </dev/null 2>/dev/null | grep 'CUDA.*Version' | say driver

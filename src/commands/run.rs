@@ -145,7 +145,13 @@ fn conclude(outcome: &Outcome, run: &RunId, ledger: &Path, markets: &Markets) ->
     }
     let resume = format!("go on with `piecework resume {run}`");
     match &outcome.why {
-        Some(Why::Stopped(_)) => Exit::Stopped,
+        Some(Why::Stopped(_)) => {
+            if outcome.summary.complete {
+                // It is over but for the way to where they are meant for.
+                report::note(&format!("the completions aren't sent yet: {resume}"));
+            }
+            Exit::Stopped
+        }
         Some(why @ Why::NoOffer(_)) => {
             report::error(why, Some(&format!("{resume} later, when there may be others")));
             Exit::NoOffer

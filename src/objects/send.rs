@@ -59,6 +59,11 @@ impl Sent {
         }
     }
 
+    /// How many bytes are there, to a part.
+    fn bytes(&self) -> u64 {
+        (self.parts.iter().flatten().count() as u64 * self.part).min(self.size)
+    }
+
     /// What was noted of this file for this place, if anything.
     fn read(note: &Path, url: &str, size: u64) -> Option<Self> {
         let sent: Self = serde_json::from_slice(&fs::read(note).ok()?).ok()?;
@@ -111,6 +116,7 @@ impl Place {
         };
         if sent.parts.len() < 2 {
             // One request says it all.
+            progress(0, size);
             let content = read_part(from, 0, size).await?;
             self.store.put(&path, PutPayload::from(content)).await.map_err(failed)?;
             sent.whole = true;
@@ -141,6 +147,7 @@ impl Place {
     ) -> Result<(), ObjectError> {
         let (store, path) = (self.parts()?, self.path()?);
         let id: MultipartId = sent.id.clone();
+        progress(sent.bytes(), sent.size);
         let missing = (0..sent.parts.len()).filter(|at| sent.parts[*at].is_none());
         let mut missing = missing.collect::<Vec<_>>().into_iter();
         let mut under_way = JoinSet::new();
@@ -160,8 +167,7 @@ impl Place {
             let part = part.map_err(|error| self.failed("written", error))?;
             sent.parts[at] = Some(part.content_id);
             sent.write(note)?;
-            let there = sent.parts.iter().flatten().count() as u64 * sent.part;
-            progress(there.min(sent.size), sent.size);
+            progress(sent.bytes(), sent.size);
         }
         let all = sent.parts.iter().flatten().cloned();
         let all = all.map(|content_id| PartId { content_id }).collect();

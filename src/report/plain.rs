@@ -12,9 +12,14 @@ use std::{
 /// How often progress is told: soon at first, then ever less often.
 const PACES: (Duration, Duration) = (Duration::from_secs(2), Duration::from_mins(1));
 
+/// How often it is told how much of the completions was sent.
+const SENDING: Duration = Duration::from_secs(10);
+
 #[derive(Default)]
 pub(super) struct Plain {
     told: Option<(Instant, Duration)>,
+    /// When it was last told how much was sent.
+    sent: Option<Instant>,
     phases: HashMap<u32, (Discriminant<SlotPhase>, Option<String>)>,
 }
 
@@ -22,6 +27,12 @@ impl Reporter for Plain {
     fn hear(&mut self, event: &Event) {
         match event {
             Event::Progress(progress) => self.progress(progress),
+            Event::Sending { .. } => {
+                if self.sent.is_none_or(|at| SENDING <= at.elapsed()) {
+                    self.sent = Some(Instant::now());
+                    lines(event).iter().for_each(|line| note(line));
+                }
+            }
             Event::Phase { slot, phase } => {
                 let source = match phase {
                     SlotPhase::Fetching { source, .. } => Some(source.clone()),
@@ -55,7 +66,6 @@ impl Reporter for Plain {
             | Event::LeftBehind { .. }
             | Event::GuardReplaced
             | Event::Ordering
-            | Event::Sending { .. }
             | Event::Finished(_) => {
                 for line in lines(event) {
                     note(&line);

@@ -13,6 +13,7 @@ pub(super) struct Bars {
     screen: MultiProgress,
     run: Option<ProgressBar>,
     machines: BTreeMap<u32, Line>,
+    sending: Option<ProgressBar>,
 }
 
 /// A machine's line.
@@ -36,7 +37,7 @@ impl Bars {
     pub(super) fn new() -> Self {
         let target = ProgressDrawTarget::stderr_with_hz(FRAMES);
         let screen = MultiProgress::with_draw_target(target);
-        Self { screen, run: None, machines: BTreeMap::new() }
+        Self { screen, run: None, machines: BTreeMap::new(), sending: None }
     }
 
     fn progress(&mut self, progress: &Progress) {
@@ -67,6 +68,14 @@ impl Bars {
         line.show();
     }
 
+    fn sending(&mut self, event: &Event, done: u64, total: u64) {
+        let bar = self.sending.get_or_insert_with(|| {
+            self.screen.add(ProgressBar::new(total).with_style(style("{bar:24.green} {msg}")))
+        });
+        bar.set_position(done);
+        bar.set_message(plain::lines(event).concat());
+    }
+
     fn say(&self, event: &Event) {
         for line in plain::lines(event) {
             // A screen that can't be drawn to has nobody before it.
@@ -75,11 +84,13 @@ impl Bars {
     }
 
     fn clear(&mut self) {
-        for bar in self.machines.values().map(|line| &line.bar).chain(&self.run) {
+        for bar in
+            self.machines.values().map(|line| &line.bar).chain(&self.run).chain(&self.sending)
+        {
             bar.finish_and_clear();
         }
         self.machines.clear();
-        self.run = None;
+        (self.run, self.sending) = (None, None);
         // A screen that can't be drawn to has nothing on it.
         drop(self.screen.clear());
     }
@@ -90,6 +101,7 @@ impl Reporter for Bars {
         match event {
             Event::Progress(progress) => self.progress(progress),
             Event::Phase { slot, phase } => self.phase(*slot, phase),
+            Event::Sending { done, total, .. } => self.sending(event, *done, *total),
             Event::Lost { slot, .. } => {
                 if let Some(line) = self.machines.remove(slot) {
                     line.bar.finish_and_clear();
@@ -109,7 +121,6 @@ impl Reporter for Bars {
             | Event::Released { .. }
             | Event::StillOwed { .. }
             | Event::LeftBehind { .. }
-            | Event::Sending { .. }
             | Event::GuardReplaced => self.say(event),
         }
     }

@@ -10,6 +10,7 @@ use serde_json::json;
 use std::{
     io::{BufRead, BufReader, Write},
     net::{TcpListener, TcpStream},
+    path::Path,
     process::{Command, Stdio},
     thread::{self, sleep},
     time::Duration,
@@ -55,11 +56,17 @@ fn answer(mut stream: TcpStream, pace: usize) -> std::io::Result<()> {
 
 /// What this computer shows when it is asked as a rented machine is.
 fn shown(hub: &str, repo: &str) -> Seen {
+    shown_from(tempfile::tempdir().expect("a folder").path(), hub, repo)
+}
+
+/// The same, with this folder as its user's home.
+fn shown_from(home: &Path, hub: &str, repo: &str) -> Seen {
     let (repo, revision) = (repo.to_owned(), "main".to_owned());
     let source = Source::Hub { repo, revision, file: None, sha256: None };
     let script = script(&Model { name: "m".to_owned(), sources: vec![source] });
     let mut shell = Command::new("/bin/sh")
         .env("HF_ENDPOINT", hub)
+        .env("HOME", home)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -89,6 +96,16 @@ fn a_machine_shows_how_fast_it_gets_the_model() {
     assert!(Mib(0) < fast.disk.expect("there is a disk"));
     // What the hub doesn't give tells nothing about the machine.
     assert_eq!(shown(&hub(MODEL), "acme/unknown").fetched, None);
+}
+
+#[test]
+fn a_machine_that_a_run_has_filled_is_taken_up_again_by_the_next_session() {
+    let home = tempfile::tempdir().expect("a folder");
+    let more_than_there_is = Promise { disk: Mib(u64::MAX / 2), ..Promise::default() };
+    let judged = || judge(&more_than_there_is, &shown_from(home.path(), "", "acme/none"));
+    assert!(matches!(judged(), Err(Fault::Disk { .. })));
+    std::fs::create_dir(home.path().join(".piecework")).expect("it is new");
+    assert_eq!(judged(), Ok(()));
 }
 
 #[test]
