@@ -3,7 +3,7 @@
 //! The folder holds `lock` (held while the worker lives), `socket`, `spool` and `log`. Sockets
 //! are bound by a relative path, since a whole one may be longer than a socket's may be.
 
-use crate::{serve, spool::Spool};
+use crate::{own, serve, spool::Spool};
 use std::{
     env,
     fs::{self, File, OpenOptions, TryLockError},
@@ -55,7 +55,7 @@ pub fn start(folder: &Path) -> Result<(), DaemonError> {
     let log = OpenOptions::new().create(true).append(true).open(LOG);
     let log = log.map_err(DaemonError::Folder)?;
     let errors = log.try_clone().map_err(DaemonError::Folder)?;
-    let program = env::current_exe().map_err(DaemonError::Folder)?;
+    let program = own::program().map_err(DaemonError::Folder)?;
     let mut child = Command::new(program)
         .args(["serve", "--folder", "."])
         .stdin(Stdio::null())

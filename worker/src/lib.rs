@@ -17,6 +17,7 @@ pub mod echo;
 pub mod engine;
 pub mod fetch;
 pub mod native;
+mod own;
 pub mod serve;
 pub mod server;
 pub mod spool;

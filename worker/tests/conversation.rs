@@ -54,6 +54,22 @@ async fn prompts_are_answered_once_each() {
 }
 
 #[tokio::test]
+async fn a_worker_whose_file_is_replaced_as_it_starts_is_started() {
+    let bin = tempfile::tempdir().expect("a folder");
+    let home = Home::new();
+    home.kill();
+    // The shell holds the file open, another takes its place, and the first is what is run.
+    let script = "cp \"$1\" worker && exec 3<worker && cp worker other && mv other worker && shift \
+                  && exec /proc/self/fd/3 \"$@\"";
+    let mut command = Plain::new("sh");
+    home.start_by(command.args(["-c", script, "sh", WORKER]).current_dir(bin.path()));
+    let (mut controller, _) = Controller::greet(&home, 1).await;
+    controller.say(echo(None)).await;
+    controller.say(prompts(0..3)).await;
+    complete(&mut controller, (0..3).collect()).await;
+}
+
+#[tokio::test]
 async fn a_dropped_connection_stops_nothing_and_loses_nothing() {
     let home = Home::new();
     let (mut controller, _) = Controller::greet(&home, 1).await;

@@ -62,7 +62,7 @@ impl Plan {
                 server.name
             ))
         })?;
-        let keeper = std::env::current_exe().map_err(|error| {
+        let keeper = crate::own::program().map_err(|error| {
             EngineError(format!("the worker's own program can't be found: {error}"))
         })?;
         let trained = outline.context;
