@@ -30,7 +30,9 @@ impl Reporter for Plain {
             Event::Sending { .. } => {
                 if self.sent.is_none_or(|at| SENDING <= at.elapsed()) {
                     self.sent = Some(Instant::now());
-                    lines(event).iter().for_each(|line| note(line));
+                    for line in lines(event) {
+                        note(&line);
+                    }
                 }
             }
             Event::Phase { slot, phase } => {
