@@ -2,7 +2,7 @@
 //! other one the reason why not.
 
 use crate::{
-    cost::{Measurement, Rate, Share, Startup, rate, share, startup},
+    cost::{Measurement, Pace, Rate, Share, Startup, rate, share, startup},
     engines::Engine,
     gpus::Gpu,
     model::{Shape, Weights},
@@ -61,6 +61,33 @@ pub struct Candidate {
     pub share: Share,
     /// How often it may be rented. An offer that names a machine is that one machine.
     pub available: u32,
+}
+
+impl Candidate {
+    /// What was seen of it, as later plans want it: beside what the model of [`crate::cost`] says of
+    /// prompts of the length that these had. None where that says nothing.
+    pub fn measured(
+        &self,
+        model: &str,
+        shape: &Shape,
+        engine: &str,
+        pace: &Pace,
+    ) -> Option<Measurement> {
+        let engine = Engine::named(engine, self.gpu.is_none())?;
+        let processor = || Gpu::processor(self.listed.offer.cores);
+        let gpu = self.gpu.clone().unwrap_or_else(processor);
+        let work = Workload { prompts: 1, input: pace.input, output: pace.output };
+        let modelled = rate(model, shape, &gpu, engine, &self.fit, &work, &[]).prompts;
+        let factor = pace.prompts / modelled;
+        (factor.is_finite() && 0.0 < factor).then(|| Measurement {
+            engine: engine.name.clone(),
+            model: model.to_owned(),
+            gpu: gpu.name,
+            split: self.fit.split,
+            weights: self.fit.weights,
+            factor,
+        })
+    }
 }
 
 /// Machines of one offer that may be rented, at most, where the marketplace lists kinds and not

@@ -59,6 +59,17 @@ pub struct Measurement {
     pub factor: f64,
 }
 
+/// How fast a machine was seen to answer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Pace {
+    /// Prompts a second.
+    pub prompts: f64,
+    /// Tokens of a prompt, on average.
+    pub input: f64,
+    /// Tokens of an answer, on average.
+    pub output: f64,
+}
+
 /// What a measured speed may still be off by: hosts, lengths and loads differ.
 const MEASURED_ERROR: f64 = 1.1;
 /// What a modelled speed may be off by when it was corrected by that of another model.

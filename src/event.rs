@@ -83,6 +83,14 @@ pub enum Event {
         /// What happened.
         reason: String,
     },
+    /// An instance answers, and the rest of its work costs less on another. It is given back, and the
+    /// other takes its place.
+    Exchanged {
+        /// Which of the run's machines.
+        slot: u32,
+        /// What was found.
+        reason: String,
+    },
     /// How the run is doing. Sent every second.
     Progress(Progress),
     /// No more prompts are begun.
@@ -219,8 +227,12 @@ pub struct Progress {
     // Not read back: numbers as keys don't survive it, and a story does without.
     #[serde(skip_deserializing)]
     pub waiting: BTreeMap<u32, Usd>,
-    /// Seconds until the end, at the rate of late. None where there is no rate yet.
+    /// Seconds until the end: by what was seen of each machine, else by what was thought of it. None
+    /// where neither is known.
     pub seconds_left: Option<f64>,
+    /// What the run will have cost by then, at most.
+    #[serde(default)]
+    pub expected: Option<Usd>,
     /// Seconds since the session began.
     pub seconds: f64,
     /// What each machine that works now has answered.

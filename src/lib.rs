@@ -31,6 +31,7 @@ pub mod gpus;
 pub mod wish;
 
 pub mod cost;
+pub mod measured;
 
 pub mod choose;
 pub mod hosted;

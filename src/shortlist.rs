@@ -4,7 +4,7 @@
 
 use crate::{
     choose::{Candidate, Job, Listed, choose},
-    cost::cost,
+    cost::{Measurement, cost},
     engines::Engine,
     model::{Shape, Weights},
     need::{Workload, disk, need},
@@ -108,7 +108,7 @@ impl Search {
 
     /// The offers that will do for `prompts` on a machine, the best first: the cheapest for the work
     /// where that can be told, else the cheapest by the hour. None of `avoid`. The others come
-    /// with the reason.
+    /// with the reason. `measured` are speeds of runs of ours.
     pub fn shortlist(
         &self,
         offers: Vec<Listed>,
@@ -116,6 +116,7 @@ impl Search {
         model: &str,
         prompts: u64,
         avoid: &BTreeSet<String>,
+        measured: &[Measurement],
     ) -> (Vec<Pick>, Vec<(Listed, String)>) {
         let (mut fit, mut unlike) = (Vec::new(), Vec::new());
         for listed in offers {
@@ -145,7 +146,7 @@ impl Search {
                     allowed: &task.weights,
                     ceiling: self.wish.ceiling,
                     interruptible: self.wish.interruptible,
-                    measured: &[],
+                    measured,
                 };
                 let (candidates, rejected) = choose(&job, fit);
                 unlike.extend(rejected.into_iter().map(|r| (r.listed, r.reason.to_string())));
@@ -210,7 +211,7 @@ mod tests {
     #[test]
     fn without_a_model_the_cheapest_hour_comes_first_and_nothing_that_can_be_taken_back() {
         let avoid = BTreeSet::from([key(&offers()[2])]);
-        let (picks, unlike) = search(None).shortlist(offers(), None, "echo", 10, &avoid);
+        let (picks, unlike) = search(None).shortlist(offers(), None, "echo", 10, &avoid, &[]);
         assert_eq!(ids(&picks), ["slow", "fast"]);
         let reasons: Vec<_> = unlike.iter().map(|(_, why)| why.as_str()).collect();
         let spot = "interruptible, which --interruptible would allow";
@@ -222,7 +223,7 @@ mod tests {
         let mut vm = listed("vm", "RTX 4090", 24, 10);
         vm.offer.host = Host::Vm;
         let offers = vec![vm, listed("container", "RTX 4090", 24, 340_000)];
-        let (picks, unlike) = search(None).shortlist(offers, None, "m", 1, &BTreeSet::new());
+        let (picks, unlike) = search(None).shortlist(offers, None, "m", 1, &BTreeSet::new(), &[]);
         assert_eq!(ids(&picks), ["container"]);
         assert!(unlike[0].1.contains("can't be put on a virtual machine yet"), "{unlike:?}");
     }
@@ -245,7 +246,7 @@ mod tests {
             listed("fast", "RTX 4090", 24, 340_000),
         ];
         let (picks, _) =
-            search.shortlist(offers, Some(&shape), "Llama-3.1-8B-Instruct", 1_000_000, &none);
+            search.shortlist(offers, Some(&shape), "Llama-3.1-8B-Instruct", 1_000_000, &none, &[]);
         assert_eq!(ids(&picks)[..2], ["fast", "dear"]);
         assert!(picks.is_sorted_by_key(|pick| pick.cost));
         assert!(Mib::from_gib(24) < search.disk(Some(&shape)), "weights and image need room");

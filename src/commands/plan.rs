@@ -12,6 +12,7 @@ use crate::{
     engines::Engine,
     exit::Exit,
     leases::{Markets, describe},
+    measured,
     model::{Weights, shape_of},
     need::{Workload, need},
     plan::{Goal, PlanError, make},
@@ -52,6 +53,7 @@ pub(super) async fn plan(args: RunArgs, home: Option<&Path>) -> Result<Exit, Com
     let shape = shape_of(&settings.job.model);
     let shape = shape.map_err(|error| CommandError::new(Exit::Failed, error))?;
     let allowed = allowed_weights(&args);
+    let measured = measured::read(open_home(home)?.path());
     let job = Job {
         model: &settings.job.model.name,
         shape: &shape,
@@ -60,7 +62,7 @@ pub(super) async fn plan(args: RunArgs, home: Option<&Path>) -> Result<Exit, Com
         allowed: &allowed,
         ceiling: settings.wish.ceiling,
         interruptible: settings.wish.interruptible,
-        measured: &[],
+        measured: &measured,
     };
     let goal = Goal {
         rank: args.plan.rank.unwrap_or_default(),

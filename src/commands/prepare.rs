@@ -9,7 +9,7 @@ use crate::{
     catalog,
     choose::{Job, in_words},
     cli::RunArgs,
-    cost::{cost, finish},
+    cost::{Measurement, cost, finish},
     engines::Engine,
     exit::Exit,
     hosted::{self, Likeness},
@@ -56,6 +56,8 @@ pub(super) struct Prepared {
     pub(super) estimate: Option<(Duration, Usd)>,
     /// A hosted API that does the same for less.
     cheaper: Option<hosted::Quote>,
+    /// Speeds of earlier runs.
+    pub(super) measured: Vec<Measurement>,
 }
 
 /// Reads the prompts, asks for offers, and reckons.
@@ -64,6 +66,7 @@ pub(super) async fn prepare(
     settings: &Settings,
     markets: &Markets,
     folder: &RunFolder,
+    measured: Vec<Measurement>,
 ) -> Result<Prepared, CommandError> {
     let chosen = chosen(markets, &settings.providers)?;
     let (input, survey) = look_through(args, settings, folder).await?;
@@ -87,14 +90,14 @@ pub(super) async fn prepare(
     }
     let (name, none) = (&settings.job.model.name, BTreeSet::new());
     let offers = catalog.listed;
-    let (picks, unlike) =
-        search.shortlist(offers, shape.as_ref(), name, survey.prompts.max(1), &none);
+    let prompts = survey.prompts.max(1);
+    let (picks, unlike) = search.shortlist(offers, shape.as_ref(), name, prompts, &none, &measured);
     let Some(best) = picks.first().cloned() else {
         let (providers, why) = (search.providers, unlike.into_iter().next().map(|(_, why)| why));
         let error = CommandError::new(Exit::NoOffer, NoOffer { providers, why });
         return Err(error.hint("`piecework offers --explain` shows all of them and why not"));
     };
-    let machines = fleet(settings, &search, shape.as_ref(), &survey, &picks)?;
+    let machines = fleet(settings, &search, shape.as_ref(), &survey, &picks, &measured)?;
     let work = work(&search, &survey);
     let shares = best.candidate.as_ref().map(|c| vec![c.share; machines as usize]);
     let estimate = shares
@@ -130,6 +133,7 @@ pub(super) async fn prepare(
         best,
         estimate,
         cheaper,
+        measured,
     })
 }
 
@@ -257,6 +261,7 @@ fn fleet(
     shape: Option<&Shape>,
     survey: &Survey,
     picks: &[Pick],
+    measured: &[Measurement],
 ) -> Result<u32, CommandError> {
     let bound = settings.deadline.is_some() || settings.budget.is_some();
     let (Some(task), Some(shape), Some(work), None, true) =
@@ -272,7 +277,7 @@ fn fleet(
         allowed: &task.weights,
         ceiling: search.wish.ceiling,
         interruptible: search.wish.interruptible,
-        measured: &[],
+        measured,
     };
     let deadline = settings.deadline.map(|deadline| deadline.as_secs_f64());
     let goal = Goal { deadline, budget: settings.budget, ..Goal::default() };

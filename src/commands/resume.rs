@@ -18,5 +18,5 @@ pub(super) async fn resume(args: ResumeArgs, home: Option<&Path>) -> Result<Exit
     }
     let mut setting = run::setting(&home, folder, plan, worker).await?;
     setting.retry_failed = args.retry_failed;
-    run::go(setting, args.telling.json).await
+    run::go(setting, &home, args.telling.json).await
 }

@@ -13,6 +13,7 @@ use crate::{
     label::RunId,
     leases::Markets,
     ledger::{Books, FileError, LedgerError},
+    measured,
     model::shape_of,
     report::{self, Style},
     run::{
@@ -45,7 +46,8 @@ pub(super) async fn run(args: RunArgs, home: Option<&Path>) -> Result<Exit, Comm
     let markets = markets(&home).await?;
     let run = RunId::random(clock::now());
     let folder = home.create(&run)?;
-    let prepared = match prepare(&args, &settings, &markets, &folder).await {
+    let measured = measured::read(home.path());
+    let prepared = match prepare(&args, &settings, &markets, &folder, measured).await {
         Ok(prepared) => prepared,
         Err(error) => {
             folder.discard();
@@ -59,8 +61,18 @@ pub(super) async fn run(args: RunArgs, home: Option<&Path>) -> Result<Exit, Comm
         let refused = CommandError::new(Exit::Refused, "nothing was rented");
         return Err(refused.hint("say yes, or give `--yes`"));
     }
-    let Prepared { input, survey, search, shape, machines, deadline, worst, estimate, .. } =
-        prepared;
+    let Prepared {
+        input,
+        survey,
+        search,
+        shape,
+        machines,
+        deadline,
+        worst,
+        estimate,
+        measured,
+        ..
+    } = prepared;
     let estimate = estimate.map(|(time, cost)| Estimate { seconds: time.as_secs_f64(), cost });
     let new = NewPlan {
         input,
@@ -89,12 +101,13 @@ pub(super) async fn run(args: RunArgs, home: Option<&Path>) -> Result<Exit, Comm
         survey: Some(survey),
         shape,
         patience: settings::watchdog()?,
+        measured,
     };
-    go(setting, args.telling.json).await
+    go(setting, &home, args.telling.json).await
 }
 
 /// Works on a plan, tells what happens, and says how it ended.
-pub(super) async fn go(setting: Setting, json: bool) -> Result<Exit, CommandError> {
+pub(super) async fn go(setting: Setting, home: &Home, json: bool) -> Result<Exit, CommandError> {
     let (sender, receiver) = unbounded_channel();
     let style = if json { Style::Json } else { Style::Human };
     let telling = tokio::spawn(report::tell(style, receiver));
@@ -110,7 +123,11 @@ pub(super) async fn go(setting: Setting, json: bool) -> Result<Exit, CommandErro
     drop(telling.await);
     scribe.finish().await;
     match outcome {
-        Ok(outcome) => Ok(conclude(&outcome, &run, &ledger, &markets)),
+        Ok(outcome) => {
+            // They are hints; a plan can be made without.
+            drop(measured::keep(home.path(), clock::now(), &outcome.measured));
+            Ok(conclude(&outcome, &run, &ledger, &markets))
+        }
         // What somebody else has in hand is not ours to warn of.
         Err(
             error @ RunError::Ledger(LedgerError::File(
@@ -206,5 +223,6 @@ pub(super) async fn setting(
         survey: None,
         shape,
         patience: settings::watchdog()?,
+        measured: measured::read(home.path()),
     })
 }

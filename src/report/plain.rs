@@ -61,6 +61,7 @@ impl Reporter for Plain {
             | Event::Adopted { .. }
             | Event::Reconnecting { .. }
             | Event::Lost { .. }
+            | Event::Exchanged { .. }
             | Event::Stopping { .. }
             | Event::Settling { .. }
             | Event::Released { .. }
@@ -112,6 +113,9 @@ pub(super) fn lines(event: &Event) -> Vec<String> {
             vec![format!("machine {slot}: connecting again, since {reason}")]
         }
         Event::Lost { slot, reason } => vec![format!("machine {slot}: lost, since {reason}")],
+        Event::Exchanged { slot, reason } => {
+            vec![format!("machine {slot}: exchanged, since {reason}")]
+        }
         Event::Stopping { reason } => vec![format!("stopping: {reason}")],
         Event::Settling { instances } => {
             vec![format!("giving back {}", words::plural(u64::from(*instances), "instance"))]
@@ -144,8 +148,12 @@ pub(super) fn progress_words(progress: &Progress) -> String {
         0 => String::new(),
         some => format!(", {} of it waiting", Usd(some)),
     };
+    let expected = match progress.expected.filter(|cost| cost.0 != 0) {
+        None => String::new(),
+        Some(cost) => format!(" of about {cost}"),
+    };
     format!(
-        "{} of {} ({share:.1} %), {} prompts/s, {} tokens/s, {} spent{waiting}{left}",
+        "{} of {} ({share:.1} %), {} prompts/s, {} tokens/s, {} spent{expected}{waiting}{left}",
         words::count(over),
         words::count(progress.total),
         words::rate(progress.prompts_per_second),

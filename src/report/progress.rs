@@ -102,7 +102,7 @@ impl Reporter for Bars {
             Event::Progress(progress) => self.progress(progress),
             Event::Phase { slot, phase } => self.phase(*slot, phase),
             Event::Sending { done, total, .. } => self.sending(event, *done, *total),
-            Event::Lost { slot, .. } => {
+            Event::Lost { slot, .. } | Event::Exchanged { slot, .. } => {
                 if let Some(line) = self.machines.remove(slot) {
                     line.bar.finish_and_clear();
                 }

@@ -4,9 +4,11 @@
 //! happens in between, [`state`] and [`stop`] say where it stands and how far it was told to stop,
 //! [`folder`] is what outlives it, and [`guard`] the process that settles it should the program die.
 
+mod exchange;
 mod folder;
 mod guard;
 mod meter;
+mod pace;
 mod purse;
 mod runner;
 mod slot;
@@ -24,6 +26,7 @@ pub use why::{NoOffer, Why};
 
 use crate::{
     clock,
+    cost::Measurement,
     event::{Event, Events, Summary},
     label::Owner,
     leases::{Leases, Markets, describe},
@@ -90,6 +93,8 @@ pub struct Outcome {
     pub why: Option<Why>,
     /// Labels of what may still be billed. Not empty is the worst of endings.
     pub owed: Vec<Label>,
+    /// How fast its machines were, for later plans.
+    pub measured: Vec<Measurement>,
 }
 
 /// What a run works with.
@@ -115,6 +120,8 @@ pub struct Setting {
     pub shape: Option<Shape>,
     /// How patient the watchdogs of its machines are.
     pub patience: template::Patience,
+    /// Speeds of earlier runs.
+    pub measured: Vec<Measurement>,
 }
 
 /// Runs a plan, or goes on with one. Everything rented in here is released in here.
@@ -150,7 +157,7 @@ pub async fn run(setting: Setting, events: Events, ladder: Ladder) -> Result<Out
         leases = take_up_again(leases, &setting, &events)?;
         settle(&mut leases, folder, &events, &ladder).await;
     }
-    let Worked { tally, mut why } = worked?;
+    let Worked { tally, mut why, measured } = worked?;
     let owed: Vec<Label> = leases.books().owed().map(|(label, _)| label.clone()).collect();
     let mut summary = Summary {
         run: plan.run.clone(),
@@ -197,7 +204,7 @@ pub async fn run(setting: Setting, events: Events, ladder: Ladder) -> Result<Out
     }
     summary.seconds = begun.elapsed().as_secs_f64();
     events.send(Event::Finished(summary.clone()));
-    Ok(Outcome { summary, why, owed })
+    Ok(Outcome { summary, why, owed, measured })
 }
 
 /// The same leases by what the ledger on disk says. After a panic what is in memory may be half of a

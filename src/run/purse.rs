@@ -10,7 +10,7 @@ use crate::{
     ledger::{Books, Lease, LeaseState},
 };
 use jiff::Timestamp;
-use providers::{Billing, Traffic, Usd, UsdPerHour};
+use providers::{Billing, Label, Traffic, Usd, UsdPerHour};
 use std::time::Duration;
 
 /// How long it takes at most from the decision to give a machine back until it isn't billed any
@@ -69,7 +69,19 @@ fn spent(lease: &Lease, now: Timestamp) -> u64 {
 
 /// What is left of `budget` for leases that aren't ordered yet.
 pub(super) fn left(books: &Books, budget: Usd, now: Timestamp) -> Usd {
-    let committed = books.leases().map(|(_, lease)| {
+    left_of(books, None, budget, now)
+}
+
+/// The same, once this lease is given back.
+pub(super) fn left_without(books: &Books, label: &Label, budget: Usd, now: Timestamp) -> Usd {
+    left_of(books, Some(label), budget, now)
+}
+
+fn left_of(books: &Books, given_back: Option<&Label>, budget: Usd, now: Timestamp) -> Usd {
+    let committed = books.leases().map(|(label, lease)| {
+        if given_back == Some(label) {
+            return spent(lease, clock::after(now, RELEASE));
+        }
         let spent = spent(lease, now);
         // One that its own end has failed costs more than it should have come to.
         if lease.state.is_owed() { spent.max(lease.terms.worst.0) } else { spent }
@@ -139,7 +151,7 @@ mod tests {
         label::RunId,
         ledger::{Entry, Ledger, Terms},
     };
-    use providers::{InstanceId, Label, OfferId, UsdPerGb};
+    use providers::{InstanceId, OfferId, UsdPerGb};
 
     const NOW: i64 = 1_795_600_000;
 
@@ -191,6 +203,11 @@ mod tests {
         with_lease(7_000_000, |books, now| {
             assert_eq!(left(books, Usd(10_000_000), now), Usd(3_000_000));
             assert_eq!(left(books, Usd(5_000_000), now), Usd(0));
+        });
+        // One that is to be given back, for what it costs until then.
+        with_lease(5_000_000, |books, now| {
+            let label = books.leases().map(|(label, _)| label).next().expect("there is one");
+            assert_eq!(left_without(books, label, Usd(10_000_000), now), Usd(7_960_000));
         });
         // And as what it has cost once that is more: a dollar, and the tolerance.
         with_lease(500_000, |books, now| {

@@ -2,18 +2,21 @@
 //!
 //! Workers talk to it through [`talk`](crate::shards::talk), marketplaces through [`Leases`]; it
 //! alone decides who gets which prompt, and when the run is over. Its methods are in files of their
-//! own: [`renting`] machines, [`hearing`] what workers say, [`feeding`] them.
+//! own: [`renting`] machines, [`hearing`] what workers say, [`feeding`] them, [`reviewing`] what they cost,
+//! and [`telling`] how it all goes.
 
 mod feeding;
 mod hearing;
 mod renting;
+mod reviewing;
+mod telling;
 
 use super::{
     Setting,
     guard::Guard,
     meter::{Meter, Stopwatch},
     purse,
-    slot::{Held, Score, Slot, Stand},
+    slot::{Held, Slot},
     state::{Facts, RunState},
     stop::{Ladder, Stop},
     why::Why,
@@ -21,14 +24,14 @@ use super::{
 use crate::{
     catalog::Catalog,
     clock,
-    event::{Event, Events, MachineProgress, Progress, SlotPhase},
+    cost::Measurement,
+    event::{Event, Events, SlotPhase},
     leases::{LeaseError, Leases},
     prompts::{Entry, PromptsError, Reader},
     remote::{Pins, RunKey},
     shards::{Durable, Queue, ResultsError, Resumed, Said, Say, Sink, Ticket, WorkerId},
 };
 use jiff::Timestamp;
-use providers::Usd;
 use std::{
     collections::BTreeSet,
     sync::Arc,
@@ -91,22 +94,28 @@ impl Tally {
 pub(super) struct Worked {
     pub(super) tally: Tally,
     pub(super) why: Option<Why>,
+    /// How fast machines were.
+    pub(super) measured: Vec<Measurement>,
 }
 
 impl Worked {
     /// The work of a run that was over before.
     pub(super) fn nothing(prompts: u64) -> Self {
-        Self { tally: Tally { done: prompts, ..Tally::default() }, why: None }
+        Self::ended(Tally { done: prompts, ..Tally::default() }, None)
     }
 
     /// Work that ended in a panic.
     pub(super) fn crashed() -> Self {
-        Self { tally: Tally::default(), why: Some(Why::Crashed) }
+        Self::ended(Tally::default(), Some(Why::Crashed))
     }
 
     /// It was told to stop before it began.
     pub(super) fn stopped() -> Self {
-        Self { tally: Tally::default(), why: Some(Why::Stopped("stopped".to_owned())) }
+        Self::ended(Tally::default(), Some(Why::Stopped("stopped".to_owned())))
+    }
+
+    fn ended(tally: Tally, why: Option<Why>) -> Self {
+        Self { tally, why, measured: Vec::new() }
     }
 }
 
@@ -154,12 +163,18 @@ pub(super) struct Runner<'a> {
     said: Pipe<(WorkerId, Said)>,
     /// Quotes, each for the slot of this number.
     quotes: Pipe<(u32, Quote)>,
+    /// What else there is, to compare machines with.
+    others: Pipe<Catalog>,
+    /// When that was asked for last.
+    reviewed: Option<Instant>,
     /// Machines and offers that are taken or have failed.
     avoid: BTreeSet<String>,
     /// Marketplaces that take no orders: they reject the key, or want money first.
     closed: BTreeSet<String>,
     /// How many offers were gone when they were ordered.
     gone: u32,
+    /// How fast machines were that are gone.
+    measured: Vec<Measurement>,
 }
 
 impl<'a> Runner<'a> {
@@ -199,9 +214,12 @@ impl<'a> Runner<'a> {
             draining_since: None,
             said: channel(INBOX),
             quotes: channel(INBOX),
+            others: channel(INBOX),
+            reviewed: None,
             avoid: BTreeSet::new(),
             closed: BTreeSet::new(),
             gone: 0,
+            measured: Vec::new(),
         }
     }
 
@@ -212,6 +230,7 @@ impl<'a> Runner<'a> {
             self.why = Some(why);
         }
         self.progress();
+        self.measured = self.all_seen();
         // Hangs up on the workers.
         self.slots.clear();
         // Not one after the other: what is rented is billed while a slow disk takes what is left.
@@ -221,7 +240,7 @@ impl<'a> Runner<'a> {
         {
             self.why = Some(error.into());
         }
-        Worked { tally: self.tally, why: self.why }
+        Worked { tally: self.tally, why: self.why, measured: self.measured }
     }
 
     async fn go(&mut self) -> Result<(), Why> {
@@ -242,7 +261,7 @@ impl<'a> Runner<'a> {
         self.adopt().await?;
         for number in 0..self.tools.setting.plan.machines {
             if self.slots.iter().all(|slot| slot.number != number) {
-                self.slots.push(Slot { number, attempt: 0, failures: 0, stand: Stand::Vacant });
+                self.slots.push(Slot::new(number, 0));
                 self.seek(number);
             }
         }
@@ -274,6 +293,7 @@ impl<'a> Runner<'a> {
                     self.learn(news.map_err(LeaseError::from)?)?;
                 }
                 Some((number, quote)) = self.quotes.1.recv() => self.order(number, quote)?,
+                Some(catalog) = self.others.1.recv() => self.exchange(catalog)?,
                 () = harder.at_least(level.harder()), if level < Stop::Leave => {
                     level = self.tools.ladder.level();
                     self.stop(level);
@@ -337,6 +357,7 @@ impl<'a> Runner<'a> {
 
     fn tick(&mut self) {
         self.progress();
+        self.review();
         self.see_to_the_guard();
         let (plan, time_left) = (&self.tools.setting.plan, self.time_left());
         let mut limit = |stop: Stop, reason: &str| {
@@ -372,42 +393,6 @@ impl<'a> Runner<'a> {
         }
     }
 
-    fn progress(&mut self) {
-        let now = Instant::now();
-        let tally = &self.tally;
-        let over = tally.done + tally.failed;
-        self.prompts.note(now, over as f64);
-        self.tokens.note(now, (tally.tokens_in + tally.tokens_out) as f64);
-        let (rate, total) = (self.prompts.rate(), self.tools.setting.plan.prompts);
-        let left = total.saturating_sub(over) as f64;
-        self.tools.events.send(Event::Progress(Progress {
-            done: tally.done,
-            failed: tally.failed,
-            total,
-            tokens_in: tally.tokens_in,
-            tokens_out: tally.tokens_out,
-            prompts_per_second: rate,
-            tokens_per_second: self.tokens.rate(),
-            spent: self.leases.books().cost(clock::now()),
-            waiting: self.slots.iter().filter_map(|slot| self.waiting(slot)).collect(),
-            seconds_left: (0.0 < rate).then(|| left / rate),
-            seconds: self.tools.begun.elapsed().as_secs_f64(),
-            machines: self.slots.iter().filter_map(machine).collect(),
-            latency: self.stopwatch.latency.clone(),
-        }));
-    }
-
-    /// What a machine has cost so far that has answered nothing yet.
-    fn waiting(&self, slot: &Slot) -> Option<(u32, Usd)> {
-        let label = match &slot.stand {
-            Stand::Renting(label, _) | Stand::Unclear(label) => label,
-            Stand::Held(held) if held.answered == 0 => &held.label,
-            Stand::Held(_) | Stand::Quoting | Stand::Vacant => return None,
-        };
-        let lease = self.leases.books().lease(label)?;
-        Some((slot.number, lease.cost(clock::now())))
-    }
-
     fn phase(&self, slot: u32, phase: SlotPhase) {
         self.tools.events.send(Event::Phase { slot, phase });
     }
@@ -419,18 +404,6 @@ impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
     }
-}
-
-fn machine(slot: &Slot) -> Option<MachineProgress> {
-    let Held { label, score, .. } = slot.held()?;
-    let Score { prompts, tokens_in, tokens_out } = *score;
-    Some(MachineProgress {
-        slot: slot.number,
-        label: label.clone(),
-        prompts,
-        tokens_in,
-        tokens_out,
-    })
 }
 
 fn next_ticket(held: &Held) -> Option<Ticket> {

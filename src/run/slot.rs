@@ -1,9 +1,10 @@
 //! One of a run's machines: where it stands, and how many prompts it is kept supplied with.
 
-use super::meter::Meter;
+use super::{meter::Meter, pace::Pace};
 use crate::{
-    choose::Listed,
+    choose::Candidate,
     shards::{Say, Ticket, WorkerId},
+    shortlist::Pick,
 };
 use providers::Label;
 use std::collections::VecDeque;
@@ -22,11 +23,13 @@ pub(super) enum Stand {
     /// An offer is being looked for.
     Quoting,
     /// This offer was ordered.
-    Renting(Label, Box<Listed>),
+    Renting(Label, Box<Pick>),
     /// It was ordered, and can't be told to be there or not. It is being looked for.
     Unclear(Label),
     /// It is ours.
     Held(Box<Held>),
+    /// It is being given back, and another takes its place once it is gone.
+    Leaving(Label),
     /// It is given up, and not replaced.
     Vacant,
 }
@@ -50,6 +53,14 @@ pub(super) struct Held {
     pub(super) answered: u64,
     /// Of them, those that count.
     pub(super) score: Score,
+    /// How it was thought to do, where that could be told.
+    pub(super) candidate: Option<Candidate>,
+    /// The most prompts that it said it is at.
+    pub(super) most_running: u32,
+    /// How it does.
+    pub(super) pace: Pace,
+    /// Whether it was found to be slow.
+    pub(super) doubted: bool,
 }
 
 /// What a machine did first.
@@ -94,10 +105,17 @@ pub(super) struct Slot {
     pub(super) attempt: u32,
     /// How often in a row it got no machine, or one that answered nothing.
     pub(super) failures: u32,
+    /// How often its machine was exchanged.
+    pub(super) exchanges: u32,
     pub(super) stand: Stand,
 }
 
 impl Slot {
+    /// A slot that has no machine yet, and had so many before.
+    pub(super) fn new(number: u32, attempt: u32) -> Self {
+        Self { number, attempt, failures: 0, exchanges: 0, stand: Stand::Vacant }
+    }
+
     /// Whether it has a machine, or may have one soon.
     pub(super) fn is_busy(&self) -> bool {
         !matches!(self.stand, Stand::Vacant)
@@ -106,14 +124,33 @@ impl Slot {
     pub(super) fn held(&self) -> Option<&Held> {
         match &self.stand {
             Stand::Held(held) => Some(held),
-            Stand::Quoting | Stand::Renting(..) | Stand::Unclear(_) | Stand::Vacant => None,
+            Stand::Quoting
+            | Stand::Renting(..)
+            | Stand::Unclear(_)
+            | Stand::Leaving(_)
+            | Stand::Vacant => None,
+        }
+    }
+
+    /// Its machine, which it has no more.
+    pub(super) fn take_held(&mut self) -> Option<Box<Held>> {
+        match std::mem::replace(&mut self.stand, Stand::Vacant) {
+            Stand::Held(held) => Some(held),
+            other => {
+                self.stand = other;
+                None
+            }
         }
     }
 
     pub(super) fn held_mut(&mut self) -> Option<&mut Held> {
         match &mut self.stand {
             Stand::Held(held) => Some(held),
-            Stand::Quoting | Stand::Renting(..) | Stand::Unclear(_) | Stand::Vacant => None,
+            Stand::Quoting
+            | Stand::Renting(..)
+            | Stand::Unclear(_)
+            | Stand::Leaving(_)
+            | Stand::Vacant => None,
         }
     }
 }
@@ -135,8 +172,17 @@ impl Held {
 
     /// How many prompts the worker is to hold.
     pub(super) fn window(&self) -> usize {
-        let batch = self.engine.as_ref().map_or(0, |engine| engine.batch);
-        window(batch, self.prompts.rate())
+        window(self.batch(), self.prompts.rate())
+    }
+
+    /// How many prompts it may be at at once; 0 while that isn't known.
+    fn batch(&self) -> u32 {
+        self.engine.as_ref().map_or(0, |engine| engine.batch)
+    }
+
+    /// How many it was at at once, at most.
+    pub(super) fn at_once(&self) -> u32 {
+        self.most_running.min(self.batch())
     }
 }
 

@@ -124,7 +124,7 @@ impl Follower {
             }
             Event::Phase { slot, phase } => self.mark(*slot, at, phase.name()),
             Event::Reconnecting { slot, .. } => self.mark(*slot, at, RECONNECTING),
-            Event::Lost { slot, reason } => {
+            Event::Lost { slot, reason } | Event::Exchanged { slot, reason } => {
                 self.mark(*slot, at, RELEASING);
                 if let Some(label) = self.current.remove(slot) {
                     let trace = self.traces.machines.entry(label).or_default();

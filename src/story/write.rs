@@ -139,7 +139,10 @@ impl<W: Write> Pen<W> {
                 self.line(at, &event, LIMIT);
             }
             // After these a machine is not heard of any more.
-            Event::Lost { .. } | Event::Stopping { .. } | Event::Settling { .. } => {
+            Event::Lost { .. }
+            | Event::Exchanged { .. }
+            | Event::Stopping { .. }
+            | Event::Settling { .. } => {
                 self.catch_up();
                 self.line(at, &event, LIMIT);
             }

@@ -145,6 +145,7 @@ async fn run_cut_every(folder: &Path, prompts: usize, period: Option<Duration>) 
         survey: Some(survey),
         shape: None,
         patience: Patience::default(),
+        measured: Vec::new(),
     };
     let running = run(setting, Events::unheard(), Ladder::default());
     tokio::pin!(running);

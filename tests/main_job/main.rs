@@ -6,6 +6,7 @@ mod budgets;
 mod cleanup;
 mod crashes;
 mod cuts;
+mod estimates;
 mod full_disk;
 mod hostile;
 mod interrupts;

@@ -4,6 +4,7 @@ use super::program::{User, eventually, numbered, pids_in, signal};
 use providers::PROVIDERS;
 use serde_json::{Value, json};
 use std::{
+    collections::BTreeMap,
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
     path::Path,
@@ -21,8 +22,13 @@ pub(crate) struct Cloud {
 impl Cloud {
     /// Starts one. None where this computer can't keep instances off its own files, which is said
     /// with the name of the test.
-    #[expect(clippy::print_stdout, reason = "what is skipped is said by name")]
     pub(crate) fn start(test: &str) -> Option<Self> {
+        Self::showing(test, &[])
+    }
+
+    /// The same, whose machines may read these folders too.
+    #[expect(clippy::print_stdout, reason = "what is skipped is said by name")]
+    pub(crate) fn showing(test: &str, shared: &[&Path]) -> Option<Self> {
         let program = Path::new(env!("CARGO_BIN_EXE_piecework")).with_file_name("fakecloud");
         assert!(
             program.exists(),
@@ -32,6 +38,7 @@ impl Cloud {
         let mut process = Command::new(program)
             .args(["--offers", "40", "--folder"])
             .arg(folder.path())
+            .args(shared.iter().flat_map(|folder| [Path::new("--share"), folder]))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -111,6 +118,11 @@ impl Cloud {
     /// Makes everything at one marketplace this many times as dear.
     pub(crate) fn raise_prices(&self, market: &str, factor: u64) {
         self.http("POST", "/prices", &json!({ market: factor }).to_string());
+    }
+
+    /// Lets each GPU of a name answer so many prompts a second.
+    pub(crate) fn pace(&self, paces: &BTreeMap<String, f64>) {
+        self.http("POST", "/paces", &json!(paces).to_string());
     }
 
     /// What is still to go wrong, in the order in which it was planned.

@@ -6,9 +6,10 @@
 //!
 //! Prints one line of JSON with the address of each marketplace and the key that opens them all,
 //! and serves until it is ended. `/world` shows the truth, `/world/faults` takes a plan of faults,
-//! and `/world/prices` makes marketplaces dearer: `{"vast": 1000}` a thousand times.
+//! `/world/prices` makes marketplaces dearer: `{"vast": 1000}` a thousand times, and `/world/paces`
+//! says how many prompts a second a GPU answers: `{"RTX 4090": 5.5}`.
 
-use providers::testkit::cloud::{Cloud, Confinement, KEY, Machines, be_instance};
+use providers::testkit::cloud::{Cloud, Confinement, KEY, Machines, be_instance, be_vllm};
 use serde_json::json;
 use std::{
     env,
@@ -36,6 +37,9 @@ fn main() -> ExitCode {
                 [word, script, folder] if word == "instance" => {
                     let served = be_instance(Path::new(script), Path::new(folder)).await;
                     served.map_err(|error| error.to_string())
+                }
+                [word, arguments @ ..] if word == "vllm" => {
+                    be_vllm(arguments).await.map_err(|error| error.to_string())
                 }
                 _ => serve(parse(&arguments)?).await,
             }

@@ -62,6 +62,8 @@ impl Runner<'_> {
                 self.phase(number, phase);
             }
             Said::Status(status) => {
+                let running = u32::try_from(status.running).unwrap_or(u32::MAX);
+                held.most_running = held.most_running.max(running);
                 held.tokens.note(Instant::now(), (status.tokens_in + status.tokens_out) as f64);
                 let phase = SlotPhase::Working {
                     engine: held.engine.as_ref().map_or_else(String::new, |e| e.name.clone()),

@@ -3,7 +3,7 @@
 use super::{ATTEMPTS, AbortOnDrop, LEASE_MARGIN, Quote, Runner};
 use crate::{
     catalog::{self, Catalog},
-    choose::{Listed, in_words},
+    choose::{Candidate, Listed, in_words},
     clock,
     event::{Event, SlotPhase},
     label::Stamp,
@@ -14,17 +14,18 @@ use crate::{
     run::{
         engine_of,
         meter::Meter,
+        pace::Pace,
         purse,
         slot::{Held, Score, Slot, Stand},
         stop::Stop,
         why::{NoOffer, Why},
     },
     shards::{Loss, Said, Talk, WorkerId, talk},
-    shortlist,
+    shortlist::{self, Pick},
     smoke::Promise,
     template::{Machine, has_watchdog},
 };
-use providers::{ErrorKind, Host, Instance, Label, Order, Rental, Usd};
+use providers::{ErrorKind, Host, Instance, Label, Offer, Order, Rental, Usd};
 use std::{collections::VecDeque, time::Duration};
 use tokio::{sync::mpsc::unbounded_channel, time::sleep};
 
@@ -50,11 +51,11 @@ impl Runner<'_> {
             match (stamp, adopted) {
                 (Some(stamp), Some(instance)) => {
                     let (number, attempt) = (stamp.slot, stamp.attempt);
-                    self.slots.push(Slot { number, attempt, failures: 0, stand: Stand::Vacant });
+                    self.slots.push(Slot::new(number, attempt));
                     let id = instance.id.clone();
                     let adopted = Event::Adopted { slot: number, label: label.clone(), id };
                     self.tools.events.send(adopted);
-                    self.hold(number, label, instance)?;
+                    self.hold(number, label, instance, None)?;
                 }
                 _ => self.leases.release(&label)?,
             }
@@ -86,7 +87,7 @@ impl Runner<'_> {
 
     /// The marketplaces that take orders, as far as is known; all of them where none does, for who
     /// has asked may have mended it since.
-    fn open_markets(&self) -> Vec<String> {
+    pub(super) fn open_markets(&self) -> Vec<String> {
         let all = &self.tools.setting.plan.search.providers;
         let open: Vec<_> =
             all.iter().filter(|name| !self.closed.contains(*name)).cloned().collect();
@@ -95,8 +96,8 @@ impl Runner<'_> {
 
     /// Orders the best offer that was found for a slot.
     pub(super) fn order(&mut self, number: u32, quote: Quote) -> Result<(), Why> {
-        let offer = match quote.and_then(|catalog| self.best(catalog)) {
-            Ok(listed) => listed,
+        let pick = match quote.and_then(|catalog| self.best(catalog)) {
+            Ok(pick) => pick,
             Err(why) => return self.not_rented(number, why),
         };
         let stopped = self.tools.ladder.level() != Stop::No;
@@ -104,11 +105,11 @@ impl Runner<'_> {
             self.stand(number, Stand::Vacant);
             return Ok(());
         }
-        let order = match self.draw_up(number, offer) {
+        let (order, terms) = match self.draw_up(number, &pick.listed) {
             Ok(order) => order,
             Err(why) => return self.not_rented(number, why),
         };
-        let (listed, order, terms) = order;
+        let listed = &pick.listed;
         let label = order.label.clone();
         self.tools.events.send(Event::OfferChosen {
             slot: number,
@@ -118,32 +119,22 @@ impl Runner<'_> {
         });
         if listed.offer.machine.is_some() {
             // It can be rented once, and once it has failed it isn't wanted again.
-            self.avoid.insert(shortlist::key(&listed));
+            self.avoid.insert(shortlist::key(listed));
         }
         self.leases.order(order, terms)?;
-        self.stand(number, Stand::Renting(label, Box::new(listed)));
+        self.stand(number, Stand::Renting(label, Box::new(pick)));
         self.phase(number, SlotPhase::Renting);
         Ok(())
     }
 
     /// The best of what the marketplaces have now.
-    fn best(&self, catalog: Catalog) -> Result<Listed, Why> {
-        let setting = self.tools.setting;
-        let plan = &setting.plan;
+    fn best(&self, catalog: Catalog) -> Result<Pick, Why> {
+        let plan = &self.tools.setting.plan;
         let answered = catalog.answered;
         let silence = catalog.failed.into_iter().next();
-        let counts = self.queue.counts();
-        let prompts = plan.prompts.saturating_sub(counts.done) / u64::from(plan.machines.max(1));
-        let model = &plan.job.model.name;
-        let (picks, unlike) = plan.search.shortlist(
-            catalog.listed,
-            setting.shape.as_ref(),
-            model,
-            prompts.max(1),
-            &self.avoid,
-        );
+        let (picks, unlike) = self.shortlist(catalog.listed);
         match (picks.into_iter().next(), silence) {
-            (Some(pick), _) => Ok(pick.listed),
+            (Some(pick), _) => Ok(pick),
             (None, Some(silence)) if answered == 0 => Err(Why::Silence(silence)),
             (None, _) => {
                 let why = unlike.into_iter().next().map(|(_, why)| why);
@@ -152,17 +143,34 @@ impl Runner<'_> {
         }
     }
 
+    /// Offers for a machine's part of what is left, the best first, and why others aren't there.
+    pub(super) fn shortlist(&self, offers: Vec<Listed>) -> (Vec<Pick>, Vec<(Listed, String)>) {
+        let setting = self.tools.setting;
+        let plan = &setting.plan;
+        let left = plan.prompts.saturating_sub(self.queue.counts().done);
+        let prompts = (left / u64::from(plan.machines.max(1))).max(1);
+        let (shape, model) = (setting.shape.as_ref(), &plan.job.model.name);
+        let measured = self.all_measured();
+        plan.search.shortlist(offers, shape, model, prompts, &self.avoid, &measured)
+    }
+
+    /// What a machine's traffic may cost at most.
+    pub(super) fn traffic(&self, offer: &Offer) -> Usd {
+        let setting = self.tools.setting;
+        let model = setting.shape.as_ref().map_or(0, |shape| shape.weight_bytes(Weights::Bf16));
+        let prompts = setting.survey.as_ref().map_or(0, |survey| survey.bytes);
+        purse::traffic(offer.traffic, model, prompts)
+    }
+
     /// An order for this offer, and what it may come to.
-    fn draw_up(&mut self, number: u32, listed: Listed) -> Result<(Listed, Order, Terms), Why> {
+    fn draw_up(&mut self, number: u32, listed: &Listed) -> Result<(Order, Terms), Why> {
         let setting = self.tools.setting;
         let (plan, offer) = (&setting.plan, &listed.offer);
         let now = clock::now();
         // It is over some time after the run has been told to stop.
         let mut kept = self.time_left().saturating_add(LEASE_MARGIN);
         let mut paid = kept;
-        let model = setting.shape.as_ref().map_or(0, |shape| shape.weight_bytes(Weights::Bf16));
-        let prompts = setting.survey.as_ref().map_or(0, |survey| survey.bytes);
-        let traffic = purse::traffic(offer.traffic, model, prompts);
+        let traffic = self.traffic(offer);
         if let Some(budget) = plan.budget {
             // This slot is one of them. What is vacant now stays so.
             let waiting = |slot: &&Slot| matches!(slot.stand, Stand::Quoting);
@@ -214,7 +222,7 @@ impl Runner<'_> {
             expires,
             promise: Promise::of(offer, plan.search.room(setting.shape.as_ref())),
         };
-        Ok((listed, order, terms))
+        Ok((order, terms))
     }
 
     /// What became of an order, or of a release.
@@ -222,11 +230,15 @@ impl Runner<'_> {
         let (label, answer) = match news {
             News::Rented(label, answer) => (label, answer),
             News::Released(label) => {
-                let cleared =
-                    |slot: &&Slot| matches!(&slot.stand, Stand::Unclear(l) if *l == label);
-                let number = self.slots.iter().find(cleared).map(|slot| slot.number);
-                if let Some(number) = number {
-                    self.try_again(number);
+                let waits = self.slots.iter().find_map(|slot| match &slot.stand {
+                    Stand::Unclear(own) if *own == label => Some((slot.number, false)),
+                    Stand::Leaving(own) if *own == label => Some((slot.number, true)),
+                    _ => None,
+                });
+                match waits {
+                    Some((number, true)) => self.seek(number),
+                    Some((number, false)) => self.try_again(number),
+                    None => {}
                 }
                 return Ok(());
             }
@@ -236,10 +248,11 @@ impl Runner<'_> {
             return Ok(());
         };
         let number = self.slots[at].number;
-        let Stand::Renting(_, listed) = std::mem::replace(&mut self.slots[at].stand, Stand::Vacant)
+        let Stand::Renting(_, pick) = std::mem::replace(&mut self.slots[at].stand, Stand::Vacant)
         else {
             return Ok(());
         };
+        let Pick { listed, candidate, .. } = *pick;
         match answer {
             Ok(instance) => {
                 let id = instance.id.clone();
@@ -253,7 +266,7 @@ impl Runner<'_> {
                     self.leases.release(&label)?;
                     return self.not_rented(number, Why::Dearer { quoted, price });
                 }
-                self.hold(number, label, *instance)
+                self.hold(number, label, *instance, candidate)
             }
             Err(error) => {
                 if matches!(&error, LeaseError::Market(e) if e.kind == ErrorKind::OfferGone) {
@@ -278,7 +291,7 @@ impl Runner<'_> {
         }
     }
 
-    fn stand(&mut self, number: u32, stand: Stand) {
+    pub(super) fn stand(&mut self, number: u32, stand: Stand) {
         if let Some(slot) = self.slots.iter_mut().find(|slot| slot.number == number) {
             slot.stand = stand;
         }
@@ -290,6 +303,7 @@ impl Runner<'_> {
         number: u32,
         label: Label,
         instance: Instance,
+        candidate: Option<Candidate>,
     ) -> Result<(), Why> {
         let setting = self.tools.setting;
         let terms = self.leases.books().lease(&label).map(|lease| lease.terms.clone());
@@ -352,6 +366,10 @@ impl Runner<'_> {
             tokens: Meter::default(),
             answered: 0,
             score: Score::default(),
+            candidate,
+            most_running: 0,
+            pace: Pace::default(),
+            doubted: false,
         };
         if let Some(slot) = self.slots.iter_mut().find(|slot| slot.number == number) {
             slot.stand = Stand::Held(Box::new(held));
@@ -410,20 +428,15 @@ impl Runner<'_> {
 
     /// Gives up a machine, and looks for another unless that would fail as well.
     pub(super) fn lose(&mut self, at: usize, loss: Loss) -> Result<(), Why> {
-        // The last that is heard of what it did.
-        self.progress();
-        let slot = &mut self.slots[at];
-        let number = slot.number;
-        let Stand::Held(held) = std::mem::replace(&mut slot.stand, Stand::Vacant) else {
+        let answered = self.slots[at].held().map_or(0, |held| held.answered);
+        let number = self.slots[at].number;
+        if self.part_with(at)?.is_none() {
             return Ok(());
-        };
-        if matches!(loss, Loss::Taken(_)) && 0 < held.answered {
-            // It was of use; how often such a one is taken away is no reason to give up.
-            slot.failures = 0;
         }
-        self.queue.lost(held.worker);
-        self.early.retain(|(from, _)| *from != held.worker);
-        self.leases.release(&held.label)?;
+        if matches!(loss, Loss::Taken(_)) && 0 < answered {
+            // It was of use; how often such a one is taken away is no reason to give up.
+            self.slots[at].failures = 0;
+        }
         let reason = describe(&loss);
         self.tools.events.send(Event::Lost { slot: number, reason: reason.clone() });
         self.last_loss = Some(reason);
@@ -434,6 +447,22 @@ impl Runner<'_> {
             Loss::Instance(_) | Loss::Taken(_) => self.try_again(number),
         }
         Ok(())
+    }
+}
+
+impl Runner<'_> {
+    /// Takes its prompts back from a slot's machine and gives it back, if there is one. Its label.
+    pub(super) fn part_with(&mut self, at: usize) -> Result<Option<Label>, Why> {
+        // The last that is heard of what it did.
+        self.progress();
+        let Some(held) = self.slots[at].take_held() else {
+            return Ok(None);
+        };
+        self.measured.extend(self.measure(&held));
+        self.queue.lost(held.worker);
+        self.early.retain(|(from, _)| *from != held.worker);
+        self.leases.release(&held.label)?;
+        Ok(Some(held.label.clone()))
     }
 }
 

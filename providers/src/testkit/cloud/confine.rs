@@ -111,9 +111,12 @@ impl Machines {
     ) -> io::Result<Self> {
         let programs = shown::programs(folder)?;
         let shared: Vec<_> = shared.iter().chain([&programs]).cloned().collect();
-        let mut words = vec!["env".into(), shown::path(&programs)?];
+        let program = std::path::absolute(program)?;
+        let mut own = OsString::from("FAKECLOUD_PROGRAM=");
+        own.push(&program);
+        let mut words = vec!["env".into(), shown::path(&programs)?, own];
         words.extend(confinement.wrapper(&shared));
-        words.extend([std::path::absolute(program)?.into_os_string(), "instance".into()]);
+        words.extend([program.into_os_string(), "instance".into()]);
         Ok(Self { folder: std::path::absolute(folder)?, program: words })
     }
 }

@@ -1,7 +1,9 @@
 //! The computers behind the books: one process here for each instance that is billed.
 
 use super::{
-    STUBS, State, lock,
+    STUBS, State,
+    inference::USUAL_PACE,
+    lock,
     rental::{Phase, Rental, Wish},
     shown,
 };
@@ -70,7 +72,8 @@ impl Machines {
                 let own = own.into_iter().map(|(name, value)| (name.to_owned(), value));
                 let mut env = rental.wish.env.clone();
                 env.extend(own);
-                env.extend(shown::facts(&rental));
+                let pace = lock(&state.paces).get(&rental.ware.gpu).copied();
+                env.extend(shown::facts(&rental, pace.unwrap_or(USUAL_PACE)));
                 let id = self.start(&rental.wish, &env).await?;
                 running.insert(key, id);
             }

@@ -8,6 +8,7 @@ mod books;
 mod confine;
 mod dialect;
 mod fault;
+mod inference;
 mod lambda;
 mod machines;
 mod prime;
@@ -21,6 +22,7 @@ mod verda;
 
 pub use confine::{Confinement, be_instance};
 pub use fault::{Call, Defect, Fault, Mishap, Planned};
+pub use inference::be_vllm;
 pub use machines::Machines;
 
 use crate::PROVIDERS;
@@ -63,6 +65,8 @@ struct State {
     address: SocketAddr,
     books: BTreeMap<&'static str, Mutex<Books>>,
     plan: Mutex<Plan>,
+    /// Prompts a second that a GPU answers, by the name that marketplaces give it.
+    paces: Mutex<BTreeMap<String, f64>>,
     machines: Option<Machines>,
 }
 
@@ -85,7 +89,13 @@ impl Cloud {
             ..Books::default()
         };
         let books = STUBS.iter().map(|(name, stub)| (*name, Mutex::new(books(*stub)))).collect();
-        let state = Arc::new(State { address, books, plan: Mutex::default(), machines });
+        let state = Arc::new(State {
+            address,
+            books,
+            plan: Mutex::default(),
+            paces: Mutex::default(),
+            machines,
+        });
         let tasks = vec![
             tokio::spawn(server::serve(listener, Arc::clone(&state))),
             tokio::spawn(machines::keep(Arc::clone(&state))),

@@ -168,9 +168,19 @@ fn about_the_world(state: &State, ask: &Ask) -> Reply {
                 Err(error) => Reply::text(400, &error.to_string()),
             }
         }
+        ("POST", ["world", "paces"]) => {
+            match serde_json::from_str::<BTreeMap<String, f64>>(&ask.body) {
+                Ok(paces) => {
+                    *lock(&state.paces) = paces;
+                    Reply::json(200, &state.world())
+                }
+                Err(error) => Reply::text(400, &error.to_string()),
+            }
+        }
         _ => Reply::text(
             404,
-            "there is /world, /world/faults, /world/prices, and a path for each marketplace",
+            "there is /world, /world/faults, /world/prices, /world/paces, and a path for each \
+             marketplace",
         ),
     }
 }

@@ -24,6 +24,11 @@ case $1 in
 esac
 "#;
 
+/// `vllm`, which is this program.
+const VLLM: &str = r#"#!/bin/sh
+exec "$FAKECLOUD_PROGRAM" vllm "$@"
+"#;
+
 /// `df`, which is the real one unless the disk is full.
 const DF: &str = r#"#!/bin/sh
 [ -n "$FAKECLOUD_FULL" ] || exec /usr/bin/env PATH=/usr/bin:/bin df "$@"
@@ -35,7 +40,7 @@ echo "overlay 41943040 41942016 1024 100% /"
 pub(super) fn programs(folder: &Path) -> io::Result<PathBuf> {
     let programs = std::path::absolute(folder)?.join(".shown");
     fs::create_dir_all(&programs)?;
-    for (name, script) in [("nvidia-smi", NVIDIA_SMI), ("df", DF)] {
+    for (name, script) in [("nvidia-smi", NVIDIA_SMI), ("df", DF), ("vllm", VLLM)] {
         let path = programs.join(name);
         fs::write(&path, script)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
@@ -52,8 +57,9 @@ pub(super) fn path(programs: &Path) -> io::Result<OsString> {
     Ok(path)
 }
 
-/// What the programs say of this machine, as its environment.
-pub(super) fn facts(rental: &Rental) -> Vec<(String, String)> {
+/// What the programs say of this machine, as its environment; `pace` is how many prompts a second
+/// each of its GPUs answers.
+pub(super) fn facts(rental: &Rental, pace: f64) -> Vec<(String, String)> {
     let defect = rental.mishaps.iter().find_map(Mishap::defect);
     let (mut gpus, mut vram) = (rental.ware.count, rental.ware.vram * 1024);
     let (mut cuda, mut full) = ("13.0", "");
@@ -70,6 +76,7 @@ pub(super) fn facts(rental: &Rental) -> Vec<(String, String)> {
         ("FAKECLOUD_VRAM", vram.to_string()),
         ("FAKECLOUD_CUDA", cuda.to_owned()),
         ("FAKECLOUD_FULL", full.to_owned()),
+        ("FAKECLOUD_PACE", pace.to_string()),
     ];
     facts.map(|(name, value)| (name.to_owned(), value)).into()
 }
