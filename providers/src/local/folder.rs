@@ -17,8 +17,8 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-/// Folders with this prefix are not instances: they are not yet whole, or already released.
-const HIDDEN: char = '.';
+/// Folders with these prefixes are not instances: they are not yet whole, or already released.
+const HIDDEN: [&str; 2] = [".new-", ".gone-"];
 
 /// How old a hidden folder must be for nobody to be still at work on it.
 const STALE: Duration = Duration::from_mins(10);
@@ -55,7 +55,7 @@ impl Folder {
     /// Makes the folder of a new instance: all of it, or nothing that would be listed.
     pub(super) fn create(root: &Path, id: &InstanceId, order: &Order) -> io::Result<Self> {
         fs::create_dir_all(root)?;
-        let draft = Self(root.join(format!("{HIDDEN}new-{id}")));
+        let draft = Self(root.join(format!("{}{id}", HIDDEN[0])));
         fs::create_dir(&draft.0)?;
         let whole = Self(root.join(&id.0));
         let written = draft
@@ -87,7 +87,7 @@ impl Folder {
         for entry in entries {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            if !name.starts_with(HIDDEN) && entry.file_type()?.is_dir() {
+            if !name.starts_with('.') && entry.file_type()?.is_dir() {
                 found.push((InstanceId(name), Self(entry.path())));
             }
         }
@@ -155,7 +155,7 @@ impl Folder {
     ///
     /// It loses its name first, so that no listing shows it half removed.
     pub(super) fn remove(&self) -> io::Result<()> {
-        let gone = self.0.with_file_name(format!("{HIDDEN}gone-{}", self.name()));
+        let gone = self.0.with_file_name(format!("{}{}", HIDDEN[1], self.name()));
         match fs::rename(&self.0, &gone) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error),
@@ -172,7 +172,8 @@ impl Folder {
         for entry in fs::read_dir(root)? {
             let entry = entry?;
             let stale = entry.metadata()?.modified()?.elapsed().is_ok_and(|age| STALE < age);
-            if stale && entry.file_name().to_string_lossy().starts_with(HIDDEN) {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if stale && HIDDEN.iter().any(|prefix| name.starts_with(prefix)) {
                 fs::remove_dir_all(entry.path())?;
             }
         }
