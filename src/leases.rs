@@ -108,12 +108,22 @@ pub enum News {
     Rented(Label, Result<Box<Instance>, LeaseError>),
     /// An instance is gone from the listing, and its disk with it.
     Released(Label),
+    /// It was asked for once to be given back, and is owed still.
+    Kept(Label, LeaseError),
 }
 
 #[derive(Debug)]
 enum Done {
     Placed(Placed),
     Gone,
+    Kept(LeaseError),
+}
+
+/// How often a marketplace is asked to take an instance back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tries {
+    UntilGone,
+    Once,
 }
 
 /// The leases of one run.
@@ -165,6 +175,10 @@ impl Leases {
     /// Begins to give back what is owed under `label`, which goes on until the listing says that
     /// it is gone. One that is over, or has a request under way, is `Ok`.
     pub fn release(&mut self, label: &Label) -> Result<(), LeaseError> {
+        self.begin_to_release(label, Tries::UntilGone)
+    }
+
+    fn begin_to_release(&mut self, label: &Label, tries: Tries) -> Result<(), LeaseError> {
         let Some(lease) = self.books().lease(label).cloned() else {
             return Ok(());
         };
@@ -173,14 +187,25 @@ impl Leases {
         }
         let market = self.market(&lease.terms.provider)?.clone();
         // With a full disk the ledger goes on saying that it is owed, which is never too little.
-        let recorded = self.ledger.record(label, Entry::Releasing);
+        let recorded = match lease.state {
+            LeaseState::Releasing(_) => Ok(()),
+            _ => self.ledger.record(label, Entry::Releasing),
+        };
         let ordered = self.answered.get(label).unwrap_or(&self.begun);
         let shows = *ordered + market.capabilities().listing_lag;
         let (events, label) = (self.events.clone(), label.clone());
         let named = label.clone();
         let task = async move {
-            release_until_gone(&*market, &label, &lease, shows, &events).await;
-            Done::Gone
+            match tries {
+                Tries::UntilGone => {
+                    release_until_gone(&*market, &label, &lease, shows, &events).await;
+                    Done::Gone
+                }
+                Tries::Once => match give_back(&*market, &label, &lease, shows).await {
+                    Ok(()) => Done::Gone,
+                    Err(error) => Done::Kept(error),
+                },
+            }
         };
         self.labels.insert(self.under_way.spawn(task).id(), named);
         Ok(recorded?)
@@ -205,6 +230,11 @@ impl Leases {
                 let cost = cost.unwrap_or_default();
                 self.events.send(Event::Released { label: label.clone(), cost });
                 return Ok(News::Released(label));
+            }
+            Some(Done::Kept(error)) => {
+                let reason = describe(&error);
+                self.events.send(Event::StillOwed { label: label.clone(), reason });
+                return Ok(News::Kept(label, error));
             }
             Some(Done::Placed(Placed::Rented(instance))) => {
                 self.ledger.record(&label, Entry::Rented(instance.id.clone()))?;
@@ -264,6 +294,22 @@ impl Leases {
                 None => return failed.map_or(settled, |error| Err(error.into())),
             }
         }
+    }
+
+    /// Asks once for everything owed to be given back. Returns what could not be, and why; none of it
+    /// is owed any more after an empty answer.
+    pub async fn settle_once(&mut self) -> Vec<LeaseError> {
+        let owed: Vec<Label> = self.books().owed().map(|(label, _)| label.clone()).collect();
+        let asked = owed.iter().map(|label| self.begin_to_release(label, Tries::Once));
+        let mut errors: Vec<_> = asked.filter_map(Result::err).collect();
+        while let Some(news) = self.news().await {
+            match news {
+                Ok(News::Kept(_, error)) => errors.push(error),
+                Ok(News::Rented(..) | News::Released(_)) => {}
+                Err(error) => errors.push(error.into()),
+            }
+        }
+        errors
     }
 
     /// Takes off the accounts what these leases have left there beside instances: the key that they
@@ -353,7 +399,7 @@ async fn give_back(
 }
 
 /// Ends the disks that an instance has left, without which it isn't over: they are billed on.
-async fn end_disks(market: &dyn Marketplace, label: &Label) -> Result<(), LeaseError> {
+pub async fn end_disks(market: &dyn Marketplace, label: &Label) -> Result<(), LeaseError> {
     let left = || async {
         let disks = market.disks().await?.into_iter();
         Ok::<Vec<_>, LeaseError>(disks.filter(|disk| disk.is_disk_of(label)).collect())

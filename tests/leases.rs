@@ -87,7 +87,7 @@ impl Bench {
     async fn rented(&mut self) -> Instance {
         match self.order().await {
             News::Rented(_, Ok(instance)) => *instance,
-            other @ (News::Rented(..) | News::Released(_)) => panic!("{other:?}"),
+            other @ (News::Rented(..) | News::Released(_) | News::Kept(..)) => panic!("{other:?}"),
         }
     }
 

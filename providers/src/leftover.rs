@@ -35,6 +35,12 @@ impl Leftover {
         self.kind == LeftoverKind::Disk && self.name == disk_name(label)
     }
 
+    /// The label of the instance that has left it, if it is a disk.
+    pub fn disk_label(&self) -> Option<Label> {
+        let name = self.name.strip_prefix(DISK).filter(|_| self.kind == LeftoverKind::Disk)?;
+        Some(Label(name.to_owned()))
+    }
+
     /// Those of an account's keys that we have put there.
     pub(crate) fn keys(known: Vec<keys::Known>) -> Vec<Self> {
         let ours = known.into_iter().filter(|key| keys::is_ours(&key.name));
@@ -43,9 +49,12 @@ impl Leftover {
     }
 }
 
+/// What the names of disks begin with.
+const DISK: &str = "piecework-";
+
 /// What the disk of an instance is called, where it has a name of its own.
 pub(crate) fn disk_name(label: &Label) -> String {
-    format!("piecework-{label}")
+    format!("{DISK}{label}")
 }
 
 /// Whether something was taken off: what isn't there has been.

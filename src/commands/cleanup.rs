@@ -2,17 +2,18 @@
 
 use super::{CommandError, markets, open_home, ps};
 use crate::{
-    cleanup::{self, CleanupError, Whose},
+    cleanup::{self, CleanupError, Kind, Whose},
     cli::CleanupArgs,
     clock,
     event::Events,
     exit::Exit,
     leases::Markets,
-    report::{self, words},
+    report::{self, Style, words},
     run::Home,
 };
 use providers::Leftover;
 use std::{path::Path, time::Duration};
+use tokio::sync::mpsc::unbounded_channel;
 
 /// How often it looks where it is to watch.
 const WATCH_EVERY: Duration = Duration::from_mins(1);
@@ -36,7 +37,7 @@ async fn once(args: &CleanupArgs, home: &Home, markets: &Markets) -> Result<Exit
     let accounts = cleanup::accounts(home)?;
     let found = cleanup::sort(&accounts, &listings, &home.owner()?, clock::now());
     ps::show(&found, args.json);
-    let exit = ps::unknown(&listings);
+    let exit = ps::unknown(&accounts, &listings);
     let dead = found.iter().filter(|found| whose.is_to_end(found)).count();
     let (keys, unasked) = cleanup::keys_left(&accounts, markets).await;
     let exit = exit.max(tell(&unasked));
@@ -55,7 +56,25 @@ async fn once(args: &CleanupArgs, home: &Home, markets: &Markets) -> Result<Exit
         report::note(&format!("{instances} left as they are; give `--yes` to end them"));
         return Ok(Exit::MayBeBilled);
     }
-    let errors = cleanup::end(&found, whose, &accounts, markets, &Events::unheard()).await;
+    if found.iter().any(|found| found.kind == Kind::Settling) {
+        report::note("what is being given back is tried here too, once its guard lets it go");
+    }
+    let (sender, receiver) = unbounded_channel();
+    let style = if args.json { Style::Json } else { Style::Human };
+    let telling = tokio::spawn(report::tell(style, receiver));
+    let events = Events::to(sender);
+    let ended = tokio::select! {
+        errors = cleanup::end(&found, whose, &accounts, markets, &events) => Some(errors),
+        // Without somebody who hears it, the program ends as it always would.
+        Ok(()) = tokio::signal::ctrl_c() => None,
+    };
+    drop(events);
+    // A reporter that crashed has nothing to add.
+    drop(telling.await);
+    let Some(errors) = ended else {
+        report::note(&format!("stopped; some of {instances} may still be billed"));
+        return Ok(Exit::MayBeBilled);
+    };
     if errors.is_empty() {
         report::note(&format!("ended {instances}"));
     }

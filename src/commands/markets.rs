@@ -24,8 +24,20 @@ const BRIEF: Duration = Duration::from_secs(4);
 /// Every marketplace that something of ours may run on: this computer, and those that there is a
 /// key for. One whose key can't be used is said, and left out.
 pub(super) async fn markets(home: &Home) -> Result<Markets, CommandError> {
+    over(home, Network::new).await
+}
+
+/// The same, for somebody who comes back until it is done, and lets others have a try between.
+pub(super) async fn markets_for_a_moment(home: &Home) -> Result<Markets, CommandError> {
+    over(home, Network::brief).await
+}
+
+async fn over(
+    home: &Home,
+    network: fn() -> Result<Network, CommandError>,
+) -> Result<Markets, CommandError> {
     let keys = read_keys(home).await;
-    let remotes = reachable(&keys, |_| true, Network::new)?.into_iter();
+    let remotes = reachable(&keys, |_| true, network)?.into_iter();
     let remotes = remotes.map(|(_, remote)| remote as Arc<dyn Marketplace>);
     Ok(Markets::new(remotes.chain([local(home)?])))
 }

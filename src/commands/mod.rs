@@ -16,18 +16,20 @@ mod run;
 
 use crate::{
     cli::{Cli, Command},
+    event::Events,
     exit::Exit,
-    report::error,
+    report::{Style, error, tell},
     run::{FolderError, GRACE, Home, RunFolder, stand},
     settings::{self, SettingsError},
 };
 use clap::CommandFactory;
-use markets::markets;
+use markets::{markets, markets_for_a_moment};
 use std::{
     env, io,
     path::{Path, PathBuf},
     time::Duration,
 };
+use tokio::sync::mpsc::unbounded_channel;
 
 /// Why a command could not do what it was to do.
 #[derive(Debug)]
@@ -95,9 +97,14 @@ pub async fn dispatch(cli: Cli) -> Exit {
 
 async fn guard(folder: PathBuf, grace: Option<u64>) -> Result<Exit, CommandError> {
     // A run's folder lies in the folder of runs, and that one at home.
-    let markets = markets(&open_home(folder.ancestors().nth(2))?).await?;
+    let home = open_home(folder.ancestors().nth(2))?;
+    let markets = markets_for_a_moment(&home).await?;
     let grace = grace.map_or(GRACE, Duration::from_secs);
-    let stood = stand(&RunFolder::at(folder), &markets, grace).await;
+    let (sender, receiver) = unbounded_channel();
+    let telling = tokio::spawn(tell(Style::Human, receiver));
+    let stood = stand(&RunFolder::at(folder), &markets, grace, &Events::to(sender)).await;
+    // A reporter that crashed has nothing to add.
+    drop(telling.await);
     stood.map(|()| Exit::Done).map_err(|error| CommandError::new(Exit::MayBeBilled, error))
 }
 

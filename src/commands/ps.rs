@@ -2,12 +2,13 @@
 
 use super::{CommandError, markets, open_home};
 use crate::{
-    cleanup::{self, Found, Kind, Listings},
+    cleanup::{self, Accounts, Found, Kind, Listings},
     cli::PsArgs,
     clock,
     exit::Exit,
     report::{self, Table, words},
 };
+use providers::UsdPerHour;
 use serde_json::json;
 use std::path::Path;
 
@@ -19,21 +20,37 @@ pub(super) async fn ps(args: &PsArgs, home: Option<&Path>) -> Result<Exit, Comma
     let accounts = cleanup::accounts(&home)?;
     let found = cleanup::sort(&accounts, &listings, &home.owner()?, clock::now());
     show(&found, args.json);
-    let exit = unknown(&listings);
+    let exit = unknown(&accounts, &listings);
     if found.is_empty() && exit == Exit::Done {
         report::note("nothing is running");
+    }
+    let costs = |found: &Found| found.kind.is_left() && found.price != Some(UsdPerHour(0));
+    if found.iter().any(costs) {
+        report::note("what dead runs have left is billed on: end it with `piecework cleanup`");
+        return Ok(Exit::MayBeBilled);
     }
     Ok(exit)
 }
 
 /// Says what could not be asked. An answer that couldn't be had is never "nothing".
-pub(super) fn unknown(listings: &Listings) -> Exit {
+pub(super) fn unknown(accounts: &Accounts, listings: &Listings) -> Exit {
     let mut exit = Exit::Done;
     for (provider, listing) in listings {
-        if let Err(error) = listing {
+        for error in listing.errors() {
             report::error(error, Some(&format!("what runs on {provider} is unknown")));
             exit = Exit::MayBeBilled;
         }
+    }
+    for unsure in cleanup::unsure(accounts, listings) {
+        let login = unsure.providers.iter().map(|name| format!("`piecework login {name}`"));
+        let login = login.collect::<Vec<_>>().join(", ");
+        let folder = accounts.get(&unsure.run).map(|account| account.folder.path().display());
+        let folder = folder.map_or_else(String::new, |folder| format!("`{folder}`"));
+        let hint = format!(
+            "log in with {login} and look again; if you know that nothing runs there, remove {folder}"
+        );
+        report::error(&unsure, Some(&hint));
+        exit = Exit::MayBeBilled;
     }
     exit
 }
@@ -55,10 +72,13 @@ pub(super) fn show(found: &[Found], as_json: bool) {
         let instance = found.instance.as_ref();
         table.row([
             found.provider.clone(),
-            instance.map_or_else(dash, |instance| instance.id.to_string()),
+            instance.map_or_else(
+                || found.disk.as_ref().map_or_else(dash, |disk| disk.id.clone()),
+                |instance| instance.id.to_string(),
+            ),
             found.run.as_ref().map_or_else(dash, ToString::to_string),
             word(found.kind).to_owned(),
-            instance.map_or_else(|| "not listed".to_owned(), |i| i.state.to_string()),
+            state(found),
             found.age.map_or_else(dash, words::time),
             found.price.map_or_else(dash, |price| price.to_string()),
             found.spent().map_or_else(dash, |spent| spent.to_string()),
@@ -67,9 +87,19 @@ pub(super) fn show(found: &[Found], as_json: bool) {
     table.print();
 }
 
+fn state(found: &Found) -> String {
+    match (&found.instance, &found.disk) {
+        (Some(instance), _) => instance.state.to_string(),
+        (None, Some(_)) => "a disk".to_owned(),
+        (None, None) => "not listed".to_owned(),
+    }
+}
+
 fn word(kind: Kind) -> &'static str {
     match kind {
         Kind::InUse => "in use",
+        Kind::Overdue => "overdue",
+        Kind::Settling => "being given back",
         Kind::Orphaned => "orphaned",
         Kind::Missing => "owed",
         Kind::Elsewhere => "another computer's",
@@ -83,9 +113,12 @@ fn json(found: &Found) -> serde_json::Value {
         "provider": found.provider,
         "label": found.label,
         "id": found.instance.as_ref().map(|instance| &instance.id),
+        "disk": found.disk.as_ref().map(|disk| &disk.id),
         "run": found.run,
         "kind": match found.kind {
             Kind::InUse => "in_use",
+            Kind::Overdue => "overdue",
+            Kind::Settling => "settling",
             Kind::Orphaned => "orphaned",
             Kind::Missing => "missing",
             Kind::Elsewhere => "elsewhere",

@@ -63,6 +63,20 @@ pub struct Holder {
     pub pid: u32,
     /// The computer's name.
     pub host: String,
+    /// What it does with it.
+    #[serde(default)]
+    pub role: Role,
+}
+
+/// What a program does with a ledger.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// It works on the run.
+    #[default]
+    Work,
+    /// It gives back what the run owes: the run's guard, or a cleanup.
+    Settle,
 }
 
 /// Why a ledger can't be used.
@@ -221,7 +235,7 @@ mod tests {
 
     fn fact(pid: u32) -> Fact {
         let run = "nov24-7kq3".parse().expect("it is a run");
-        Fact::Opened(Holder { run, pid, host: "here".into() })
+        Fact::Opened(Holder { run, pid, host: "here".into(), role: Role::Work })
     }
 
     fn written(folder: &Path, count: u32) -> PathBuf {

@@ -6,7 +6,7 @@
 mod file;
 mod state;
 
-pub use file::{FileError, Holder};
+pub use file::{FileError, Holder, Role};
 pub use state::{Entry, IllegalEntry, LeaseState, Terms};
 
 use crate::{clock, label::RunId};
@@ -68,6 +68,7 @@ impl Lease {
 pub struct Books {
     leases: BTreeMap<Label, Lease>,
     opened: u64,
+    holder: Option<Holder>,
 }
 
 impl Books {
@@ -86,7 +87,10 @@ impl Books {
 
     fn enter(&mut self, line: &Line) -> Result<(), IllegalEntry> {
         match &line.fact {
-            Fact::Opened(_) => self.opened += 1,
+            Fact::Opened(holder) => {
+                self.opened += 1;
+                self.holder = Some(holder.clone());
+            }
             Fact::Lease { label, entry } => {
                 let next = self.state(label).next(entry)?;
                 if let Entry::Ordered(terms) = entry {
@@ -129,6 +133,11 @@ impl Books {
         Usd(self.leases.values().map(|lease| lease.cost(now).0).sum())
     }
 
+    /// Who took the ledger up last.
+    pub fn holder(&self) -> Option<&Holder> {
+        self.holder.as_ref()
+    }
+
     /// How often the ledger was taken up: the generation of whoever has it.
     pub fn generation(&self) -> u64 {
         self.opened
@@ -145,9 +154,18 @@ pub struct Ledger {
 impl Ledger {
     /// Takes up the ledger at `path`, made if it is missing, and notes that we did.
     pub fn open(path: &Path, run: &RunId) -> Result<Self, LedgerError> {
+        Self::take(path, run, Role::Work)
+    }
+
+    /// The same, to give back what is owed and for nothing else.
+    pub fn open_to_settle(path: &Path, run: &RunId) -> Result<Self, LedgerError> {
+        Self::take(path, run, Role::Settle)
+    }
+
+    fn take(path: &Path, run: &RunId, role: Role) -> Result<Self, LedgerError> {
         let (mut file, lines) = LedgerFile::open(path)?;
         let mut books = Books::replay(lines)?;
-        let holder = Holder { run: run.clone(), pid: std::process::id(), host: host() };
+        let holder = Holder { run: run.clone(), pid: std::process::id(), host: host(), role };
         books.enter(&file.append(clock::now(), Fact::Opened(holder))?)?;
         Ok(Self { file, books })
     }

@@ -382,6 +382,11 @@ impl RunFolder {
         drop(fs::remove_dir_all(self.0));
     }
 
+    /// Whether there is a plan, good or bad.
+    pub fn has_plan(&self) -> bool {
+        self.plan_path().exists()
+    }
+
     fn plan_path(&self) -> PathBuf {
         self.0.join("plan.json")
     }

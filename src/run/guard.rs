@@ -29,6 +29,9 @@ pub const GRACE: Duration = Duration::from_secs(30);
 /// How often it looks.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
+/// The shortest and the longest pause between two attempts to give everything back.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_mins(1));
+
 /// How long a guard may take until it stands.
 const START_LIMIT: Duration = Duration::from_secs(20);
 
@@ -99,32 +102,45 @@ fn stands(folder: &RunFolder) -> bool {
 }
 
 /// Is the guard of the run in `folder`, until nothing is owed. There is never a second one.
-pub async fn stand(folder: &RunFolder, markets: &Markets, grace: Duration) -> io::Result<()> {
+///
+/// It has the ledger in hand only while it asks for things to be given back. So whoever has another
+/// key, or more luck, can do it meanwhile.
+pub async fn stand(
+    folder: &RunFolder,
+    markets: &Markets,
+    grace: Duration,
+    events: &Events,
+) -> io::Result<()> {
     // A session of its own: the end of the terminal is the program's, not its.
     let _ = rustix::process::setsid();
     let Some(_lock) = lock(&folder.guard_lock())? else {
         return Ok(());
     };
+    let path = folder.ledger();
+    let (mut abandoned, mut pause) = (false, PAUSES.0);
     loop {
         sleep(LOOK_EVERY).await;
-        if ledger::is_in_use(&folder.ledger()) {
+        if ledger::is_in_use(&path) {
+            (abandoned, pause) = (false, PAUSES.0);
             continue;
         }
-        let owes = Books::read(&folder.ledger())
-            .map(|books| books.is_some_and(|books| books.owed().next().is_some()));
         // A ledger that can't be read may owe anything; `cleanup` goes by the labels.
-        if !owes.map_err(io::Error::other)? {
+        let books = Books::read(&path).map_err(io::Error::other)?.unwrap_or_default();
+        let (Some(holder), Some(_)) = (books.holder(), books.owed().next()) else {
             return Ok(());
-        }
-        if is_left_alone(folder, grace).await
-            && let Ok(plan) = folder.plan()
-            // Somebody may have taken it up just now, and then it isn't ours to settle.
-            && let Ok(ledger) = Ledger::open(&folder.ledger(), &plan.run)
-        {
-            let mut leases = Leases::new(markets.clone(), ledger, Events::unheard());
-            drop(leases.settle().await);
-            // What this leaves behind is no instance, and `cleanup` tries again.
-            drop(sweep(&leases, folder).await);
+        };
+        abandoned = abandoned || is_left_alone(folder, grace).await;
+        // Somebody may have taken it up just now, and then it isn't ours to settle.
+        if abandoned && let Ok(ledger) = Ledger::open_to_settle(&path, &holder.run) {
+            let mut leases = Leases::new(markets.clone(), ledger, events.clone());
+            if leases.settle_once().await.is_empty() {
+                // What this leaves behind is no instance, and `cleanup` tries again.
+                drop(sweep(&leases, folder).await);
+                continue;
+            }
+            drop(leases);
+            sleep(pause).await;
+            pause = (pause * 2).min(PAUSES.1);
         }
     }
 }

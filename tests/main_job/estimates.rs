@@ -94,9 +94,11 @@ impl Scene {
 struct Found {
     /// Seconds from the first answer until the expected cost is right and stays so, and what it was.
     right_after: f64,
+    #[expect(dead_code, reason = "it is printed")]
     expected: f64,
     /// Seconds from the first answer to the last.
     worked: f64,
+    #[expect(dead_code, reason = "it is printed")]
     billed: f64,
     exchanged: bool,
 }

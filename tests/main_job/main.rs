@@ -19,6 +19,7 @@ mod secrets;
 mod seeds;
 mod smoke;
 mod struck;
+mod troubled;
 mod watchdog;
 mod whole;
 

@@ -229,6 +229,8 @@ impl Runner<'_> {
     pub(super) fn learn(&mut self, news: News) -> Result<(), Why> {
         let (label, answer) = match news {
             News::Rented(label, answer) => (label, answer),
+            // A run asks until it is gone.
+            News::Kept(..) => return Ok(()),
             News::Released(label) => {
                 let waits = self.slots.iter().find_map(|slot| match &slot.stand {
                     Stand::Unclear(own) if *own == label => Some((slot.number, false)),
