@@ -321,6 +321,7 @@ mod tests {
     fn terms(provider: &str) -> ledger::Terms {
         ledger::Terms {
             provider: provider.to_owned(),
+            login: None,
             offer: providers::OfferId("1".into()),
             machine: None,
             billing: providers::Billing::default(),

@@ -183,6 +183,7 @@ mod tests {
     fn terms() -> Terms {
         Terms {
             provider: "anywhere".into(),
+            login: None,
             offer: OfferId("1".into()),
             machine: None,
             billing: providers::Billing::default(),

@@ -19,6 +19,10 @@ use serde::{Deserialize, Serialize};
 pub struct Terms {
     /// The marketplace's name.
     pub provider: String,
+    /// The short name of the key that it was ordered with, where there is one. Whoever orders enters
+    /// it.
+    #[serde(default)]
+    pub login: Option<String>,
     /// The offer.
     pub offer: OfferId,
     /// The physical machine, where it has a name.
@@ -129,6 +133,7 @@ mod tests {
     fn terms() -> Terms {
         Terms {
             provider: "anywhere".into(),
+            login: None,
             offer: OfferId("1".into()),
             machine: None,
             billing: providers::Billing::default(),
