@@ -3,12 +3,12 @@
 //! The program starts it before it rents anything, and starts it again should it die. It knows no
 //! more than the run's folder: while somebody has the ledger in hand it waits, and once nobody has
 //! had it for a while, in which `resume` may take over, it takes the ledger up itself and settles.
-//! It ends when nothing is owed any more. Its keys come from where the program's come from.
+//! It ends when nothing is owed any more, or what is can't be shown with its keys. These come from where the program's come from.
 
 use super::{RunFolder, sweep};
 use crate::{
     event::Events,
-    leases::{Leases, Markets},
+    leases::{LeaseError, Leases, Markets},
     ledger::{self, Books, Ledger},
 };
 use providers::crash;
@@ -122,7 +122,10 @@ pub async fn stand(folder: &RunFolder, markets: &Markets, grace: Duration) -> io
             && let Ok(ledger) = Ledger::open(&folder.ledger(), &plan.run)
         {
             let mut leases = Leases::new(markets.clone(), ledger, Events::unheard());
-            drop(leases.settle().await);
+            if let Err(error @ LeaseError::OtherKey { .. }) = leases.settle().await {
+                // Our keys stay what they are, and so does what they can show.
+                return Err(io::Error::other(error));
+            }
             // What this leaves behind is no instance, and `cleanup` tries again.
             drop(sweep(&leases, folder).await);
         }
