@@ -12,6 +12,7 @@
 //! sent.json, sent.errors.json                         what of them is in an object store
 //! ```
 
+use super::owner;
 use crate::{
     label::{Owner, RunId},
     prompts::{Fingerprint, Input},
@@ -198,30 +199,10 @@ impl Home {
         self.0.join("instances")
     }
 
-    /// Whose instances ours are: made up once, and the same ever after.
+    /// Whose instances ours are. Made up once, and the same ever after.
     pub fn owner(&self) -> Result<Owner, FolderError> {
         let path = self.0.join("owner");
-        match fs::read_to_string(&path) {
-            Ok(owner) if !owner.trim().is_empty() => return Ok(Owner(owner.trim().to_owned())),
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(io_error(&path, "read", error));
-            }
-            Ok(_) | Err(_) => {}
-        }
-        // Several programs may begin at once, and one of them is the first.
-        let make = || {
-            let mut draft = tempfile::NamedTempFile::new_in(&self.0)?;
-            draft.write_all(Owner::random().0.as_bytes())?;
-            draft.as_file().sync_all()?;
-            match draft.persist_noclobber(&path) {
-                Err(error) if error.error.kind() != io::ErrorKind::AlreadyExists => {
-                    Err(error.error)
-                }
-                Ok(_) | Err(_) => fs::read_to_string(&path),
-            }
-        };
-        let owner = make().map_err(|source| io_error(&path, "written", source))?;
-        Ok(Owner(owner.trim().to_owned()))
+        owner::read_or_make(&path).map_err(|source| io_error(&path, "read or written", source))
     }
 
     /// Makes the folder of a new run.
