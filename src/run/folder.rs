@@ -14,7 +14,7 @@
 
 use super::owner;
 use crate::{
-    label::{Owner, RunId},
+    label::{LONGEST_OWNER, Owner, RunId},
     prompts::{Fingerprint, Input},
     shards::{OutFormat, RunFiles},
     shortlist::Search,
@@ -62,6 +62,19 @@ pub enum FolderError {
         run: String,
         /// What it may mean.
         found: Vec<String>,
+    },
+    /// Labels with this owner could not be read.
+    #[error(
+        "`{owner}` in `{}` is no owner that labels can name, which takes 1 to {LONGEST_OWNER} \
+         lower-case letters and digits: end with `piecework cleanup` what was rented from here, \
+         then remove the file, and a new one is made",
+        path.display()
+    )]
+    UnfitOwner {
+        /// The file.
+        path: PathBuf,
+        /// What is in it.
+        owner: String,
     },
     /// The run never got as far as having a plan.
     #[error("the run in `{}` was never begun: start a new one", .0.display())]
@@ -199,10 +212,19 @@ impl Home {
         self.0.join("instances")
     }
 
-    /// Whose instances ours are. Made up once, and the same ever after.
+    /// Whose instances ours are. What to look for; who rents is [`Home::renter`].
     pub fn owner(&self) -> Result<Owner, FolderError> {
         let path = self.0.join("owner");
         owner::read_or_make(&path).map_err(|source| io_error(&path, "read or written", source))
+    }
+
+    /// The same, to rent as. An error where labels of such a one could not be read again.
+    pub fn renter(&self) -> Result<Owner, FolderError> {
+        let owner = self.owner()?;
+        if owner.fits_labels() {
+            return Ok(owner);
+        }
+        Err(FolderError::UnfitOwner { path: self.0.join("owner"), owner: owner.0 })
     }
 
     /// Makes the folder of a new run.

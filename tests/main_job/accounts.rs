@@ -2,7 +2,7 @@
 
 use crate::{
     cloud::{Cloud, kill_with_guard, only_rental},
-    program::{User, conversation, eventually, pids_in},
+    program::{User, conversation, eventually, numbered, pids_in},
 };
 use serde_json::json;
 use std::process::{Child, Output, Stdio};
@@ -89,4 +89,21 @@ fn what_only_its_person_can_see_is_forgotten_on_request() {
     // What was forgotten and is there all the same is found by its label.
     told(&one, &["cleanup", "--yes"], 0, "ended 1 instance");
     assert_eq!(one.world("vast")["billed"], 0);
+}
+
+#[test]
+fn an_owner_that_no_label_can_name_rents_nothing_and_keeps_nobody_from_looking() {
+    let user = User::new();
+    std::fs::create_dir(user.folder().join("home")).expect("it is new");
+    let owner = user.file("home/owner", "my-laptop\n");
+    user.file("prompts.jsonl", numbered(5));
+    let run = ["run", "prompts.jsonl", "--engine", "echo"];
+    let refused = user.run(&run);
+    let said = conversation(&refused);
+    assert!(said.contains("`my-laptop` in") && said.contains("then remove the file"), "{said}");
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert_eq!(user.done(&["ps", "--json"]).stdout, b"");
+    user.done(&["cleanup", "--yes"]);
+    std::fs::remove_file(owner).expect("it is there");
+    user.done(&run);
 }
