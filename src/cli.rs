@@ -355,6 +355,10 @@ pub struct CleanupArgs {
     /// Looks again every minute, and ends what it finds, until it is stopped.
     #[arg(long, requires = "yes")]
     pub watch: bool,
+    /// Ends nothing, and counts what was rented under this label as given back: for what was
+    /// rented with a key that is no more, once you have seen that it is gone.
+    #[arg(long, value_name = "LABEL", conflicts_with_all = ["all_owners", "watch", "json"])]
+    pub forget: Option<String>,
     /// As JSON, one instance a line.
     #[arg(long)]
     pub json: bool,

@@ -110,7 +110,8 @@ pub enum Event {
         /// What it came to, at most.
         cost: Usd,
     },
-    /// An instance could not be given back yet. It is tried again.
+    /// An instance could not be given back yet. Unless it was rented with another key, it is tried
+    /// again.
     StillOwed {
         /// Our name for it.
         label: Label,

@@ -19,6 +19,9 @@ use std::{fmt, str::FromStr};
 const ALPHABET: &[u8; 31] = b"0123456789bcdfghjkmnpqrstvwxyz_";
 const LETTERS: usize = 30;
 
+/// How long an owner may be, so that all marketplaces keep a label whole.
+pub const LONGEST_OWNER: usize = 12;
+
 /// The word that every label of ours begins with.
 const PREFIX: &str = "pw";
 
@@ -30,6 +33,12 @@ impl Owner {
     /// A new one.
     pub fn random() -> Self {
         Self(random(6))
+    }
+
+    /// Whether a label that names it can be read again.
+    pub fn fits_labels(&self) -> bool {
+        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+        (1..=LONGEST_OWNER).contains(&self.0.len()) && self.0.bytes().all(plain)
     }
 }
 
@@ -164,6 +173,28 @@ mod tests {
         let label = stamp().label().0;
         assert!(label.len() <= 50, "{label} is {} long", label.len());
         assert!(label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'));
+    }
+
+    #[test]
+    fn an_owner_fits_if_its_labels_can_be_read_and_are_kept_whole() {
+        let longest = "a".repeat(LONGEST_OWNER);
+        for (owner, fits) in [
+            ("k3v9qa", true),
+            (longest.as_str(), true),
+            ("", false),
+            ("my-laptop", false),
+            ("MyLaptop", false),
+            ("größe", false),
+            ("a b", false),
+            ("aaaaaaaaaaaaa", false),
+        ] {
+            let owner = Owner(owner.to_owned());
+            assert_eq!(owner.fits_labels(), fits, "{owner:?}");
+            let stamp = Stamp { owner, ..stamp() };
+            // The shortest limit of any marketplace.
+            let kept = Stamp::read(&stamp.label()) == Some(stamp.clone());
+            assert!(!fits || kept && stamp.label().0.len() <= 60, "{stamp:?}");
+        }
     }
 
     #[test]

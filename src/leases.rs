@@ -1,10 +1,15 @@
-//! Renting and giving back. No other file calls `rent` or `release`.
+//! Renting and giving back. No file but this one and [`giving_back`] calls `rent` or `release`.
+
+mod giving_back;
+
+pub use giving_back::{end_disks, end_stray};
 
 use crate::{
     clock,
     event::{Event, Events},
     ledger::{Books, Entry, Lease, LeaseState, Ledger, LedgerError, Terms},
 };
+use giving_back::{Tries, find, give_back, recognise};
 use providers::{
     ErrorKind, Host, Instance, InstanceId, Label, Leftover, Marketplace, Order, UsdPerHour,
 };
@@ -23,9 +28,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// How often one is asked for that fails, before the question is left to settling.
 const LOOKS: u32 = 20;
-
-/// The shortest and the longest pause between two attempts to give back.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_mins(1));
 
 /// Every marketplace that may be rented from, by name.
 #[derive(Clone, Debug, Default)]
@@ -85,6 +87,18 @@ pub enum LeaseError {
     /// It was asked to go, and is still in the listing.
     #[error("{0} is still listed")]
     StillListed(InstanceId),
+    /// The key of now may be another account's.
+    #[error(
+        "`{label}` was rented at {market} with another key, so this one can't show whether it is \
+         gone: log in with that key, or look at the marketplace's console and then say \
+         `piecework cleanup --forget {label}`"
+    )]
+    OtherKey {
+        /// The marketplace.
+        market: String,
+        /// What was rented there.
+        label: Label,
+    },
     /// It is gone, and its disk isn't.
     #[error("the disk of {0} is still listed, and billed")]
     DiskLeft(Label),
@@ -108,7 +122,7 @@ pub enum News {
     Rented(Label, Result<Box<Instance>, LeaseError>),
     /// An instance is gone from the listing, and its disk with it.
     Released(Label),
-    /// It was asked for once to be given back, and is owed still.
+    /// It was asked for to be given back, once or as often as there was any use, and is owed still.
     Kept(Label, LeaseError),
 }
 
@@ -116,14 +130,11 @@ pub enum News {
 enum Done {
     Placed(Placed),
     Gone,
-    Kept(LeaseError),
-}
-
-/// How often a marketplace is asked to take an instance back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Tries {
-    UntilGone,
-    Once,
+    /// It is owed still. Whether it was seen with the key of now.
+    Kept {
+        error: LeaseError,
+        known: bool,
+    },
 }
 
 /// The leases of one run.
@@ -161,6 +172,8 @@ impl Leases {
     pub fn order(&mut self, order: Order, terms: Terms) -> Result<(), LeaseError> {
         let market = self.market(&terms.provider)?.clone();
         let label = order.label.clone();
+        // Whoever comes later is to know whether their key is the one that it was rented with.
+        let terms = Terms { login: market.login(), ..terms };
         self.ledger.record(&label, Entry::Ordered(terms))?;
         let task = async move { Done::Placed(place(&*market, &order).await) };
         self.labels.insert(self.under_way.spawn(task).id(), label);
@@ -173,7 +186,7 @@ impl Leases {
     }
 
     /// Begins to give back what is owed under `label`, which goes on until the listing says that
-    /// it is gone. One that is over, or has a request under way, is `Ok`.
+    /// it is gone, or can't say so. One that is over, or has a request under way, is `Ok`.
     pub fn release(&mut self, label: &Label) -> Result<(), LeaseError> {
         self.begin_to_release(label, Tries::UntilGone)
     }
@@ -187,25 +200,19 @@ impl Leases {
         }
         let market = self.market(&lease.terms.provider)?.clone();
         // With a full disk the ledger goes on saying that it is owed, which is never too little.
-        let recorded = match lease.state {
-            LeaseState::Releasing(_) => Ok(()),
-            _ => self.ledger.record(label, Entry::Releasing),
+        let recorded = if matches!(lease.state, LeaseState::Releasing(_)) {
+            Ok(())
+        } else {
+            self.ledger.record(label, Entry::Releasing)
         };
-        let ordered = self.answered.get(label).unwrap_or(&self.begun);
-        let shows = *ordered + market.capabilities().listing_lag;
+        let shows = self.shows(label, &*market);
+        let mut known = is_known(&lease, &*market);
         let (events, label) = (self.events.clone(), label.clone());
         let named = label.clone();
         let task = async move {
-            match tries {
-                Tries::UntilGone => {
-                    release_until_gone(&*market, &label, &lease, shows, &events).await;
-                    Done::Gone
-                }
-                Tries::Once => match give_back(&*market, &label, &lease, shows).await {
-                    Ok(()) => Done::Gone,
-                    Err(error) => Done::Kept(error),
-                },
-            }
+            let released =
+                give_back(&*market, &label, &lease, shows, &mut known, tries, &events).await;
+            released.map_or_else(|error| Done::Kept { error, known }, |()| Done::Gone)
         };
         self.labels.insert(self.under_way.spawn(task).id(), named);
         Ok(recorded?)
@@ -231,9 +238,10 @@ impl Leases {
                 self.events.send(Event::Released { label: label.clone(), cost });
                 return Ok(News::Released(label));
             }
-            Some(Done::Kept(error)) => {
-                let reason = describe(&error);
-                self.events.send(Event::StillOwed { label: label.clone(), reason });
+            Some(Done::Kept { error, known }) => {
+                if known {
+                    self.note_login(&label)?;
+                }
                 return Ok(News::Kept(label, error));
             }
             Some(Done::Placed(Placed::Rented(instance))) => {
@@ -258,12 +266,14 @@ impl Leases {
     }
 
     /// Looks for the instance of a lease that an earlier session left, and takes it over if it is
-    /// there and not on its way out.
+    /// there and not on its way out. With another key than it was rented with, one that isn't
+    /// there is an error.
     pub async fn adopt(&mut self, label: &Label) -> Result<Option<Instance>, LeaseError> {
         let Some(lease) = self.books().lease(label).cloned() else {
             return Ok(None);
         };
         let market = self.market(&lease.terms.provider)?.clone();
+        self.recognise(label).await?;
         let found = find(&*market, label, lease.state.id()).await?;
         Ok(match (lease.state, found) {
             (LeaseState::Held(_), Some(instance)) => Some(instance),
@@ -275,20 +285,61 @@ impl Leases {
         })
     }
 
+    /// Makes sure that the listing of now can show what is owed under `label`. An error where it
+    /// was rented with another key, and isn't listed with this one.
+    pub async fn recognise(&mut self, label: &Label) -> Result<(), LeaseError> {
+        let owed = self.books().lease(label).filter(|lease| lease.state.is_owed());
+        let Some(lease) = owed.cloned() else {
+            return Ok(());
+        };
+        let market = self.market(&lease.terms.provider)?.clone();
+        if !is_known(&lease, &*market) {
+            recognise(&*market, label, &lease, self.shows(label, &*market)).await?;
+            self.note_login(label)?;
+        }
+        Ok(())
+    }
+
+    /// Counts as given back from now on what somebody has seen to be gone who sees more than we do.
+    /// An error while the listing still shows it.
+    pub async fn forget(&mut self, label: &Label) -> Result<(), LeaseError> {
+        let owed = self.books().lease(label).filter(|lease| lease.state.is_owed());
+        let Some(lease) = owed.cloned() else {
+            return Ok(());
+        };
+        // Without a key there is no listing.
+        if let Some(market) = self.markets.get(&lease.terms.provider) {
+            if is_known(&lease, &**market) {
+                sleep_until(self.shows(label, &**market)).await;
+            }
+            if let Some(found) = find(&**market, label, lease.state.id()).await? {
+                return Err(LeaseError::StillListed(found.id));
+            }
+        }
+        self.ledger.record(label, Entry::Releasing)?;
+        Ok(self.ledger.record(label, Entry::Released)?)
+    }
+
     /// Gives back everything owed, however long it takes. Whoever calls may drop this at any
-    /// point, and must then say what is still owed.
+    /// point, and must then say what is still owed. After an error something still is.
     pub async fn settle(&mut self) -> Result<(), LeaseError> {
         let (mut settled, mut failed) = (Ok(()), None);
+        let mut kept = BTreeSet::new();
         loop {
             let owed: Vec<Label> = self.books().owed().map(|(label, _)| label.clone()).collect();
             // With a ledger that can't be written, what was tried once would be tried for ever.
-            for label in owed.iter().filter(|_| failed.is_none()) {
+            let untried = |label: &&Label| failed.is_none() && !kept.contains(*label);
+            for label in owed.iter().filter(untried) {
                 // One that fails doesn't keep the next from being tried. One whose order is under
                 // way has no id yet, and its turn comes once that is answered.
                 settled = settled.and(self.release(label));
             }
             match self.news().await {
-                Some(Ok(_)) => {}
+                Some(Ok(News::Kept(label, error))) => {
+                    settled = settled.and(Err(error));
+                    kept.insert(label);
+                }
+                Some(Ok(News::Rented(..) | News::Released(_))) => {}
                 // The others are waited for all the same.
                 Some(Err(error)) => drop(failed.get_or_insert(error)),
                 None => return failed.map_or(settled, |error| Err(error.into())),
@@ -341,6 +392,24 @@ impl Leases {
         Ok(swept?)
     }
 
+    /// When a listing shows what was ordered under this label.
+    fn shows(&self, label: &Label, market: &dyn Marketplace) -> Instant {
+        let ordered = self.answered.get(label).unwrap_or(&self.begun);
+        *ordered + market.capabilities().listing_lag
+    }
+
+    /// Notes that the key of now is let in to the account that a lease is on.
+    fn note_login(&mut self, label: &Label) -> Result<(), LedgerError> {
+        let Some(lease) = self.books().lease(label) else { return Ok(()) };
+        let market = self.markets.get(&lease.terms.provider);
+        match market.and_then(|market| market.login()) {
+            Some(login) if lease.terms.login.as_ref() != Some(&login) => {
+                self.ledger.record(label, Entry::Login(login))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
     fn is_under_way(&self, label: &Label) -> bool {
         self.labels.values().any(|other| other == label)
     }
@@ -350,77 +419,9 @@ impl Leases {
     }
 }
 
-async fn release_until_gone(
-    market: &dyn Marketplace,
-    label: &Label,
-    lease: &Lease,
-    shows: Instant,
-    events: &Events,
-) {
-    let mut pause = PAUSES.0;
-    while let Err(error) = give_back(market, label, lease, shows).await {
-        let reason = describe(&error);
-        events.send(Event::StillOwed { label: label.clone(), reason });
-        sleep(pause).await;
-        pause = (pause * 2).min(PAUSES.1);
-    }
-}
-
-/// Gives back once. `Ok` only if a whole listing, late enough to show it, doesn't: from `shows` on,
-/// or once one has shown it.
-async fn give_back(
-    market: &dyn Marketplace,
-    label: &Label,
-    lease: &Lease,
-    shows: Instant,
-) -> Result<(), LeaseError> {
-    let mut late = Instant::now() < shows;
-    let id = if let Some(id) = lease.state.id() {
-        if late {
-            // What has been listed once isn't late any more.
-            late = !find(market, label, Some(id)).await.is_ok_and(|found| found.is_some());
-        }
-        Some(id.clone())
-    } else {
-        sleep_until(shows).await;
-        find(market, label, None).await?.map(|instance| instance.id)
-    };
-    if let Some(id) = &id {
-        market.release(id).await?;
-        if late {
-            sleep_until(shows).await;
-        }
-    }
-    // Released is what the listing says, not what the answer said.
-    match find(market, label, id.as_ref()).await? {
-        Some(instance) => Err(LeaseError::StillListed(instance.id)),
-        None => end_disks(market, label).await,
-    }
-}
-
-/// Ends the disks that an instance has left, without which it isn't over: they are billed on.
-pub async fn end_disks(market: &dyn Marketplace, label: &Label) -> Result<(), LeaseError> {
-    let left = || async {
-        let disks = market.disks().await?.into_iter();
-        Ok::<Vec<_>, LeaseError>(disks.filter(|disk| disk.is_disk_of(label)).collect())
-    };
-    let disks = left().await?;
-    for disk in &disks {
-        market.remove(disk).await?;
-    }
-    if disks.is_empty() || left().await?.is_empty() {
-        return Ok(());
-    }
-    Err(LeaseError::DiskLeft(label.clone()))
-}
-
-async fn find(
-    market: &dyn Marketplace,
-    label: &Label,
-    id: Option<&InstanceId>,
-) -> Result<Option<Instance>, LeaseError> {
-    let ours = |found: &Instance| Some(&found.id) == id || found.label.as_ref() == Some(label);
-    Ok(market.instances().await?.into_iter().find(ours))
+/// Whether the key of now is the one that a lease was last seen with.
+fn is_known(lease: &Lease, market: &dyn Marketplace) -> bool {
+    lease.terms.login.is_none() || lease.terms.login == market.login()
 }
 
 /// Rents, and where no answer came, looks until it is clear what happened.
@@ -460,20 +461,4 @@ pub fn describe(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
-}
-
-/// Ends an instance that only its label proves to be ours, and returns once it is gone from the
-/// listing.
-pub async fn end_stray(market: &dyn Marketplace, instance: &Instance) -> Result<(), LeaseError> {
-    market.release(&instance.id).await?;
-    for _ in 0..LOOKS {
-        if market.instances().await?.iter().all(|listed| listed.id != instance.id) {
-            return match &instance.label {
-                Some(label) => end_disks(market, label).await,
-                None => Ok(()),
-            };
-        }
-        sleep(LOOK_EVERY).await;
-    }
-    Err(LeaseError::StillListed(instance.id.clone()))
 }

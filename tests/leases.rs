@@ -55,6 +55,12 @@ impl Bench {
         Self { world, market, leases, label, folder }
     }
 
+    /// The same, with a key that is let in to another account.
+    fn restarted_at(self, other: &Arc<World>) -> Self {
+        let market = Arc::clone(other) as Arc<dyn Marketplace>;
+        Self { market, ..self }.restarted()
+    }
+
     /// Where the lease stands.
     fn state(&self) -> &LeaseState {
         &self.leases.books().lease(&self.label).expect("it was ordered").state
@@ -70,6 +76,7 @@ impl Bench {
     async fn order_of(&mut self, offer: Offer) -> News {
         let terms = Terms {
             provider: self.market.capabilities().name.into(),
+            login: None,
             offer: offer.id.clone(),
             machine: None,
             billing: providers::Billing::default(),
@@ -251,6 +258,78 @@ async fn what_is_on_its_way_out_is_not_taken_over() {
     assert_eq!(bench.world.billed(), 1, "it is there");
     bench.released().await;
     assert_eq!(bench.world.billed(), 0);
+}
+
+/// A marketplace, looked at with this key.
+fn logged_in(lag: Duration, login: &str) -> Arc<World> {
+    let world = World::with_lag(lag);
+    world.log_in(login);
+    Arc::new(world)
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_listing_of_another_account_proves_nothing_gone() {
+    let lag = Duration::from_mins(1);
+    // What was rented, and what may have been.
+    for lost in [false, true] {
+        let (one, other) = (logged_in(lag, "one"), logged_in(lag, "other"));
+        let mut bench = Bench::with(Arc::clone(&one) as Arc<dyn Marketplace>);
+        if lost {
+            one.strike_next(Fault::LoseReply);
+            (0..20).for_each(|_| one.strike_next(DOWN));
+        }
+        bench.order().await;
+        let mut bench = bench.restarted_at(&other);
+        let adopted = bench.leases.adopt(&bench.label).await.expect_err("it is elsewhere");
+        let said = "`piecework-1` was rented at world with another key, so this one can't show \
+                    whether it is gone: log in with that key, or look at the marketplace's \
+                    console and then say `piecework cleanup --forget piecework-1`";
+        assert_eq!(adopted.to_string(), said);
+        let settling = tokio::time::timeout(Duration::from_hours(24), bench.leases.settle());
+        let settled = settling.await.expect("it has an end").expect_err("it is owed");
+        assert_eq!(settled.to_string(), said);
+        assert_eq!((bench.leases.books().owed().count(), one.billed()), (1, 1), "lost: {lost}");
+
+        one.calm();
+        let mut bench = bench.restarted_at(&one);
+        bench.released().await;
+        assert_eq!((bench.leases.books().owed().count(), one.billed()), (0, 0), "lost: {lost}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_key_of_the_same_account_is_as_good_once_it_has_shown_the_instance() {
+    for adopts in [false, true] {
+        let world = logged_in(Duration::from_mins(1), "one");
+        let mut bench = Bench::with(Arc::clone(&world) as Arc<dyn Marketplace>);
+        bench.rented().await;
+        world.log_in("new");
+        let mut bench = bench.restarted();
+        if adopts {
+            // The marketplace takes it back while it is at work.
+            assert!(bench.leases.adopt(&bench.label).await.unwrap().is_some());
+            world.reclaim(&bench.label);
+        } else {
+            // It doesn't go at once.
+            world.strike_next(Fault::None);
+            world.strike_next(Fault::None);
+            world.strike_next(Fault::Pretend);
+        }
+        bench.released().await;
+        assert_eq!(world.billed(), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_listing_that_another_key_could_not_get_is_asked_for_again() {
+    let world = logged_in(Duration::ZERO, "one");
+    let mut bench = Bench::with(Arc::clone(&world) as Arc<dyn Marketplace>);
+    bench.rented().await;
+    world.log_in("new");
+    (0..5).for_each(|_| world.strike_next(DOWN));
+    let mut bench = bench.restarted();
+    bench.released().await;
+    assert_eq!(world.billed(), 0);
 }
 
 /// A marketplace where disks have a life of their own.

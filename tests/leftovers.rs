@@ -70,6 +70,7 @@ impl Bench {
     fn terms(&self, provider: &str) -> Terms {
         Terms {
             provider: provider.into(),
+            login: None,
             offer: self.offer.id.clone(),
             machine: None,
             billing: providers::Billing::default(),

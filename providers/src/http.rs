@@ -87,6 +87,7 @@ pub(crate) struct Http {
     paces: Mutex<Paces>,
     headers: HeaderMap,
     secrets: Arc<Mutex<Vec<SecretString>>>,
+    login: Option<String>,
 }
 
 impl fmt::Debug for Http {
@@ -108,7 +109,13 @@ impl Http {
             paces: Mutex::default(),
             headers: HeaderMap::new(),
             secrets: Arc::default(),
+            login: None,
         }
+    }
+
+    /// Goes by this name for the key that lets us in.
+    pub(crate) fn logged_in(self, login: Option<String>) -> Self {
+        Self { login, ..self }
     }
 
     /// Shows a key with every request, if there is one, in the header of this name.
@@ -130,6 +137,11 @@ impl Http {
     /// Never shows this text.
     pub(crate) fn hide(&self, secret: &SecretString) {
         self.secrets.lock().expect("nobody panics while holding it").push(secret.clone());
+    }
+
+    /// The short name of the key that lets us in, if there is one.
+    pub(crate) fn login(&self) -> Option<String> {
+        self.login.clone()
     }
 
     /// The address that requests go to.

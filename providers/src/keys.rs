@@ -41,10 +41,14 @@ pub(crate) fn is_ours(name: &str) -> bool {
 /// The name that a key gets on an account: the same for the same key, so that registering it
 /// twice is seen.
 pub(crate) fn name(public_key: &str) -> String {
-    let digest = Sha256::digest(essence(public_key).as_bytes());
-    digest.iter().take(DIGITS / 2).fold(PREFIX.to_owned(), |mut name, byte| {
-        write!(name, "{byte:02x}").expect("writing to a string can't fail");
-        name
+    format!("{PREFIX}{}", short(Sha256::new_with_prefix(essence(public_key))))
+}
+
+/// The first digits of a fingerprint.
+pub(crate) fn short(hash: Sha256) -> String {
+    hash.finalize().iter().take(DIGITS / 2).fold(String::new(), |mut digits, byte| {
+        write!(digits, "{byte:02x}").expect("writing to a string can't fail");
+        digits
     })
 }
 

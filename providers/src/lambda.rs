@@ -112,6 +112,10 @@ impl Marketplace for Lambda {
         }
     }
 
+    fn login(&self) -> Option<String> {
+        self.http.login()
+    }
+
     async fn offers(&self, _need: &Need) -> Result<Vec<Offer>> {
         let request = self.http.get("list offers", "/instance-types").pace(ANY);
         let kinds: Data<BTreeMap<String, Kind>> = request.read().await?;

@@ -51,6 +51,13 @@ pub trait Marketplace: fmt::Debug + Send + Sync {
     /// What it can do. Never changes.
     fn capabilities(&self) -> Capabilities;
 
+    /// A short name for the key that lets us in, by which an account can be told from another
+    /// without asking. It gives nothing of the key away. Another key may be let in to the same
+    /// account all the same. `None` where no key is needed.
+    fn login(&self) -> Option<String> {
+        None
+    }
+
     /// Lists what is for rent.
     ///
     /// `need` may be used to ask for less, or ignored: the caller checks every offer again.

@@ -94,6 +94,10 @@ impl Marketplace for Prime {
         }
     }
 
+    fn login(&self) -> Option<String> {
+        self.http.login()
+    }
+
     async fn offers(&self, need: &Need) -> Result<Vec<Offer>> {
         catalog::offers(&self.http, need).await
     }

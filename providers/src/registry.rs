@@ -3,8 +3,10 @@
 use crate::{
     Error, ErrorKind, Marketplace, Result, Timing, Transport, Usd,
     http::{Dialect, Http, Reply},
+    keys,
 };
 use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
 /// Something that a marketplace wants to see before it lets anybody in.
@@ -114,12 +116,62 @@ impl Access {
         let base = self.url.as_deref().unwrap_or(provider.url);
         let dialect = Dialect { provider: provider.name, refusal };
         let http = Http::new(self.transport.clone(), base, self.timing, dialect);
+        let http = http.logged_in(self.login(provider));
         self.secrets.iter().for_each(|secret| http.hide(secret));
         http
+    }
+
+    /// The short name of these credentials at this provider. Another address is another's accounts.
+    fn login(&self, provider: &Provider) -> Option<String> {
+        self.key()?;
+        let secrets = self.secrets.iter().map(ExposeSecret::expose_secret);
+        let address = self.url.as_deref().unwrap_or_default();
+        let mut hash = Sha256::new();
+        for part in [provider.name, address].into_iter().chain(secrets) {
+            // With their lengths, so that no two lists of parts read alike.
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part);
+        }
+        Some(keys::short(hash))
     }
 
     /// The first credential, if it is there.
     pub(crate) fn key(&self) -> Option<&SecretString> {
         self.secrets.first().filter(|secret| !secret.expose_secret().is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn login(provider: &str, url: Option<&str>, secrets: &[&str]) -> Option<String> {
+        let access = Access {
+            transport: Transport::new().expect("this computer has certificates"),
+            url: url.map(str::to_owned),
+            secrets: secrets.iter().copied().map(SecretString::from).collect(),
+            timing: Timing::default(),
+        };
+        let provider = Provider::find(provider).expect("it is one of ours");
+        provider.connect(access).expect("it has all it needs").login()
+    }
+
+    #[test]
+    fn accounts_are_told_apart_by_a_name_that_gives_no_key_away() {
+        let logins = [
+            login("vast", None, &["secret-one"]),
+            login("vast", None, &["secret-two"]),
+            login("vast", Some("http://127.0.0.1:1/vast"), &["secret-one"]),
+            login("runpod", None, &["secret-one"]),
+            login("verda", None, &["id", "secret"]),
+            login("verda", None, &["ids", "ecret"]),
+        ];
+        for (at, own) in logins.iter().enumerate() {
+            let own = own.as_ref().expect("there is a key");
+            assert!(own.len() == 16 && own.bytes().all(|b| b.is_ascii_hexdigit()), "{own}");
+            assert!(logins[..at].iter().all(|other| other.as_ref() != Some(own)), "{logins:?}");
+        }
+        assert_eq!(logins[0], login("vast", None, &["secret-one"]));
+        assert_eq!(login("vast", None, &[]), None, "its offers are open to anybody");
     }
 }

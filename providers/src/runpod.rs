@@ -118,6 +118,10 @@ impl Marketplace for Runpod {
         }
     }
 
+    fn login(&self) -> Option<String> {
+        self.http.login()
+    }
+
     async fn offers(&self, need: &Need) -> Result<Vec<Offer>> {
         catalog::both_clouds(&self.http, need).await
     }

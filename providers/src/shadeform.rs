@@ -108,6 +108,10 @@ impl Marketplace for Shadeform {
         }
     }
 
+    fn login(&self) -> Option<String> {
+        self.http.login()
+    }
+
     async fn offers(&self, need: &Need) -> Result<Vec<Offer>> {
         catalog::offers(&self.http, need).await
     }

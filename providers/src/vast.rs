@@ -93,6 +93,10 @@ impl Marketplace for Vast {
         }
     }
 
+    fn login(&self) -> Option<String> {
+        self.http.login()
+    }
+
     async fn offers(&self, need: &Need) -> Result<Vec<Offer>> {
         let mut offers = search::search(&self.http, need, search::Kind::OnDemand).await?;
         if need.interruptible {

@@ -113,6 +113,10 @@ impl Marketplace for Verda {
         }
     }
 
+    fn login(&self) -> Option<String> {
+        self.http.login()
+    }
+
     async fn offers(&self, need: &Need) -> Result<Vec<Offer>> {
         catalog::offers(self, need).await
     }

@@ -157,7 +157,7 @@ async fn take(path: std::path::PathBuf, run: &RunId, wait: bool) -> Result<Ledge
 fn is_final(error: &LeaseError) -> bool {
     match error {
         LeaseError::Market(error) => error.kind == ErrorKind::Unauthorized,
-        LeaseError::Ledger(_) | LeaseError::NoMarket(_) => true,
+        LeaseError::Ledger(_) | LeaseError::NoMarket(_) | LeaseError::OtherKey { .. } => true,
         LeaseError::Interrupted | LeaseError::StillListed(_) | LeaseError::DiskLeft(_) => false,
     }
 }
@@ -184,6 +184,7 @@ mod tests {
     fn terms(provider: &str) -> ledger::Terms {
         ledger::Terms {
             provider: provider.to_owned(),
+            login: None,
             offer: providers::OfferId("1".into()),
             machine: None,
             billing: providers::Billing::default(),

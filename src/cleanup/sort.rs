@@ -1,6 +1,6 @@
 //! Whose everything is that costs money, and whether anybody needs it. Pure.
 
-use super::{Account, Accounts, Doubt, Listings};
+use super::{Account, Accounts, Doubt, Listing, Listings};
 use crate::{
     clock,
     label::{Owner, RunId, Stamp},
@@ -101,7 +101,7 @@ pub fn sort(accounts: &Accounts, listings: &Listings, owner: &Owner, now: Timest
                 found.label.as_ref() == Some(label)
                     || same && found.provider == lease.terms.provider
             };
-            let whole = listings.get(lease.terms.provider.as_str()).is_some_and(|l| l.is_whole());
+            let whole = listings.get(lease.terms.provider.as_str()).is_some_and(Listing::is_whole);
             let kind = match (account.in_use, account.is_being_settled()) {
                 (_, true) => Kind::Settling,
                 (true, false) => Kind::InUse,
@@ -234,7 +234,7 @@ pub struct Unsure {
 /// Which ledgers that aren't whole may owe something at marketplaces of which there is no listing. At
 /// all others it is found by its label.
 pub fn unsure(accounts: &Accounts, listings: &Listings) -> Vec<Unsure> {
-    let unknown = |name: &&String| !listings.get(name.as_str()).is_some_and(|l| l.is_whole());
+    let unknown = |name: &&String| !listings.get(name.as_str()).is_some_and(Listing::is_whole);
     let unsure = accounts.iter().filter_map(|(run, account)| {
         let Doubt { why, providers } = account.doubt.clone()?;
         let providers: Vec<_> = providers.iter().filter(unknown).cloned().collect();
@@ -247,7 +247,7 @@ pub fn unsure(accounts: &Accounts, listings: &Listings) -> Vec<Unsure> {
 mod tests {
     use super::*;
     use crate::{
-        cleanup::{Listing, accounts},
+        cleanup::accounts,
         ledger::{self, Entry, Ledger},
         run::{Home, RunFolder},
     };
@@ -263,6 +263,7 @@ mod tests {
     fn terms(provider: &str) -> ledger::Terms {
         ledger::Terms {
             provider: provider.to_owned(),
+            login: None,
             offer: providers::OfferId("1".into()),
             machine: None,
             billing: providers::Billing::default(),

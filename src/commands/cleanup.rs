@@ -1,6 +1,6 @@
 //! `cleanup`: end what dead runs have left.
 
-use super::{CommandError, markets, open_home, ps};
+use super::{CommandError, forget::forget, markets, open_home, ps};
 use crate::{
     cleanup::{self, CleanupError, Kind, Whose},
     cli::CleanupArgs,
@@ -22,6 +22,9 @@ const WATCH_EVERY: Duration = Duration::from_mins(1);
 pub(super) async fn cleanup(args: &CleanupArgs, home: Option<&Path>) -> Result<Exit, CommandError> {
     let home = open_home(home)?;
     let markets = markets(&home).await?;
+    if let Some(label) = &args.forget {
+        return forget(label, args.yes, &home, &markets).await;
+    }
     loop {
         let exit = once(args, &home, &markets).await?;
         if !args.watch {

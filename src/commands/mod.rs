@@ -2,6 +2,7 @@
 
 mod cleanup;
 mod elsewhere;
+mod forget;
 mod login;
 mod logout;
 mod markets;

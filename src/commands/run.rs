@@ -43,6 +43,7 @@ pub(super) async fn run(args: RunArgs, home: Option<&Path>) -> Result<Exit, Comm
         return Err(CommandError::new(Exit::Usage, error).hint("give `--out` a file"));
     }
     let home = open_home(home)?;
+    let owner = home.renter()?;
     let markets = markets(&home).await?;
     let run = RunId::random(clock::now());
     let folder = home.create(&run)?;
@@ -93,7 +94,7 @@ pub(super) async fn run(args: RunArgs, home: Option<&Path>) -> Result<Exit, Comm
     let setting = Setting {
         folder,
         plan,
-        owner: home.owner()?,
+        owner,
         markets,
         program: program()?,
         worker,
@@ -209,7 +210,7 @@ pub(super) async fn setting(
     plan: Plan,
     worker: PathBuf,
 ) -> Result<Setting, CommandError> {
-    let (owner, markets) = (home.owner()?, markets(home).await?);
+    let (owner, markets) = (home.renter()?, markets(home).await?);
     let program = program()?;
     let shape = plan.search.task.as_ref().and_then(|_| shape_of(&plan.job.model).ok());
     Ok(Setting {

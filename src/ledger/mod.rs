@@ -100,8 +100,14 @@ impl Books {
                 } else if let Some(lease) = self.leases.get_mut(label) {
                     lease.state = next;
                     lease.until = line.at;
-                    if let Entry::Priced(price) = entry {
-                        lease.terms.price = *price;
+                    match entry {
+                        Entry::Priced(price) => lease.terms.price = *price,
+                        Entry::Login(login) => lease.terms.login = Some(login.clone()),
+                        Entry::Ordered(_)
+                        | Entry::Rented(_)
+                        | Entry::Refused
+                        | Entry::Releasing
+                        | Entry::Released => {}
                     }
                 }
             }
@@ -201,6 +207,7 @@ mod tests {
     fn terms() -> Terms {
         Terms {
             provider: "anywhere".into(),
+            login: None,
             offer: OfferId("1".into()),
             machine: None,
             billing: providers::Billing::default(),

@@ -19,6 +19,10 @@ use serde::{Deserialize, Serialize};
 pub struct Terms {
     /// The marketplace's name.
     pub provider: String,
+    /// The short name of the key that it was ordered with, where there is one. Whoever orders enters
+    /// it.
+    #[serde(default)]
+    pub login: Option<String>,
     /// The offer.
     pub offer: OfferId,
     /// The physical machine, where it has a name.
@@ -44,6 +48,7 @@ pub struct Terms {
 /// A line of the ledger about one lease.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "an entry is written down at once, and not kept")]
 pub enum Entry {
     /// We are about to rent.
     Ordered(Terms),
@@ -51,6 +56,8 @@ pub enum Entry {
     Rented(InstanceId),
     /// It is billed at this price, which is more than was agreed to.
     Priced(UsdPerHour),
+    /// It was seen with this key of now, whose fingerprint this is: it is on the same account.
+    Login(String),
     /// The marketplace said no, and has nothing of ours.
     Refused,
     /// We are about to release. May be repeated.
@@ -91,7 +98,10 @@ impl LeaseState {
         match (self, entry) {
             (Self::Absent, Entry::Ordered(_)) => Ok(Self::Ordered),
             (Self::Ordered, Entry::Rented(id)) => Ok(Self::Held(id.clone())),
-            (Self::Held(_) | Self::Releasing(_), Entry::Priced(_)) => Ok(self.clone()),
+            (Self::Held(_) | Self::Releasing(_), Entry::Priced(_))
+            | (Self::Ordered | Self::Held(_) | Self::Releasing(_), Entry::Login(_)) => {
+                Ok(self.clone())
+            }
             (Self::Ordered, Entry::Refused) => Ok(Self::Refused),
             (Self::Ordered | Self::Held(_) | Self::Releasing(_), Entry::Releasing) => {
                 Ok(Self::Releasing(self.id().cloned()))
@@ -129,6 +139,7 @@ mod tests {
     fn terms() -> Terms {
         Terms {
             provider: "anywhere".into(),
+            login: None,
             offer: OfferId("1".into()),
             machine: None,
             billing: providers::Billing::default(),
@@ -148,6 +159,7 @@ mod tests {
                 Entry::Ordered(terms()),
                 Entry::Rented(id.clone()),
                 Entry::Priced(UsdPerHour(2)),
+                Entry::Login("1".into()),
                 Entry::Refused,
                 Entry::Releasing,
                 Entry::Released,

@@ -122,7 +122,7 @@ pub(super) fn lines(event: &Event) -> Vec<String> {
         }
         Event::Released { label, cost } => vec![format!("released {label}: {cost}")],
         Event::StillOwed { label, reason } => {
-            vec![format!("{label} could not be given back yet, trying again: {reason}")]
+            vec![format!("{label} could not be given back yet: {reason}")]
         }
         Event::LeftBehind { reason } => vec![format!(
             "the run's key may be left on the account, where it costs nothing; `piecework cleanup` \

@@ -12,8 +12,9 @@
 //! sent.json, sent.errors.json                         what of them is in an object store
 //! ```
 
+use super::owner;
 use crate::{
-    label::{Owner, RunId},
+    label::{LONGEST_OWNER, Owner, RunId},
     prompts::{Fingerprint, Input},
     shards::{OutFormat, RunFiles},
     shortlist::Search,
@@ -61,6 +62,19 @@ pub enum FolderError {
         run: String,
         /// What it may mean.
         found: Vec<String>,
+    },
+    /// Labels with this owner could not be read.
+    #[error(
+        "`{owner}` in `{}` is no owner that labels can name, which takes 1 to {LONGEST_OWNER} \
+         lower-case letters and digits: end with `piecework cleanup` what was rented from here, \
+         then remove the file, and a new one is made",
+        path.display()
+    )]
+    UnfitOwner {
+        /// The file.
+        path: PathBuf,
+        /// What is in it.
+        owner: String,
     },
     /// The run never got as far as having a plan.
     #[error("the run in `{}` was never begun: start a new one", .0.display())]
@@ -198,30 +212,19 @@ impl Home {
         self.0.join("instances")
     }
 
-    /// Whose instances ours are: made up once, and the same ever after.
+    /// Whose instances ours are. What to look for; who rents is [`Home::renter`].
     pub fn owner(&self) -> Result<Owner, FolderError> {
         let path = self.0.join("owner");
-        match fs::read_to_string(&path) {
-            Ok(owner) if !owner.trim().is_empty() => return Ok(Owner(owner.trim().to_owned())),
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(io_error(&path, "read", error));
-            }
-            Ok(_) | Err(_) => {}
+        owner::read_or_make(&path).map_err(|source| io_error(&path, "read or written", source))
+    }
+
+    /// The same, to rent as. An error where labels of such a one could not be read again.
+    pub fn renter(&self) -> Result<Owner, FolderError> {
+        let owner = self.owner()?;
+        if owner.fits_labels() {
+            return Ok(owner);
         }
-        // Several programs may begin at once, and one of them is the first.
-        let make = || {
-            let mut draft = tempfile::NamedTempFile::new_in(&self.0)?;
-            draft.write_all(Owner::random().0.as_bytes())?;
-            draft.as_file().sync_all()?;
-            match draft.persist_noclobber(&path) {
-                Err(error) if error.error.kind() != io::ErrorKind::AlreadyExists => {
-                    Err(error.error)
-                }
-                Ok(_) | Err(_) => fs::read_to_string(&path),
-            }
-        };
-        let owner = make().map_err(|source| io_error(&path, "written", source))?;
-        Ok(Owner(owner.trim().to_owned()))
+        Err(FolderError::UnfitOwner { path: self.0.join("owner"), owner: owner.0 })
     }
 
     /// Makes the folder of a new run.

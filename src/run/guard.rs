@@ -3,12 +3,12 @@
 //! The program starts it before it rents anything, and starts it again should it die. It knows no
 //! more than the run's folder: while somebody has the ledger in hand it waits, and once nobody has
 //! had it for a while, in which `resume` may take over, it takes the ledger up itself and settles.
-//! It ends when nothing is owed any more. Its keys come from where the program's come from.
+//! It ends when nothing is owed any more, or what is can't be shown with its keys. These come from where the program's come from.
 
 use super::{RunFolder, sweep};
 use crate::{
     event::Events,
-    leases::{Leases, Markets},
+    leases::{LeaseError, Leases, Markets},
     ledger::{self, Books, Ledger},
 };
 use providers::crash;
@@ -133,10 +133,15 @@ pub async fn stand(
         // Somebody may have taken it up just now, and then it isn't ours to settle.
         if abandoned && let Ok(ledger) = Ledger::open_to_settle(&path, &holder.run) {
             let mut leases = Leases::new(markets.clone(), ledger, events.clone());
-            if leases.settle_once().await.is_empty() {
+            let errors = leases.settle_once().await;
+            if errors.is_empty() {
                 // What this leaves behind is no instance, and `cleanup` tries again.
                 drop(sweep(&leases, folder).await);
                 continue;
+            }
+            if errors.iter().all(|error| matches!(error, LeaseError::OtherKey { .. })) {
+                // Our keys stay what they are, and so does what they can show.
+                return Err(io::Error::other("what is owed can't be seen with the keys there are"));
             }
             drop(leases);
             sleep(pause).await;

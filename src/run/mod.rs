@@ -8,6 +8,7 @@ mod exchange;
 mod folder;
 mod guard;
 mod meter;
+mod owner;
 mod pace;
 mod purse;
 mod runner;

@@ -179,6 +179,7 @@ mod tests {
         let mut ledger = Ledger::open(&folder.path().join("ledger"), &run).expect("it opens");
         let terms = Terms {
             provider: "acme".into(),
+            login: None,
             offer: OfferId("1".into()),
             machine: None,
             price: UsdPerHour(60_000_000),

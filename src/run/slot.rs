@@ -134,13 +134,12 @@ impl Slot {
 
     /// Its machine, which it has no more.
     pub(super) fn take_held(&mut self) -> Option<Box<Held>> {
-        match std::mem::replace(&mut self.stand, Stand::Vacant) {
-            Stand::Held(held) => Some(held),
-            other => {
-                self.stand = other;
-                None
-            }
+        let stand = std::mem::replace(&mut self.stand, Stand::Vacant);
+        if let Stand::Held(held) = stand {
+            return Some(held);
         }
+        self.stand = stand;
+        None
     }
 
     pub(super) fn held_mut(&mut self) -> Option<&mut Held> {

@@ -1,6 +1,7 @@
 //! The main job, by the real program and the real worker with its echo: on this computer, and on
 //! machines rented at marketplaces that answer as the real ones do.
 
+mod accounts;
 mod bad_input;
 mod budgets;
 mod cleanup;

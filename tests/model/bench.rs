@@ -207,6 +207,7 @@ impl Bench {
         self.attempts += 1;
         let terms = Terms {
             provider: "world".into(),
+            login: None,
             offer: self.offer.id.clone(),
             machine: None,
             price: self.offer.price,

@@ -48,6 +48,7 @@ struct Facts {
     faults: VecDeque<Fault>,
     calls: usize,
     pace: Pace,
+    login: Option<String>,
 }
 
 /// One instance, from beginning to end.
@@ -80,6 +81,11 @@ impl World {
     /// Takes its time from now on.
     pub fn go_at(&self, pace: Pace) {
         self.facts().pace = pace;
+    }
+
+    /// Is looked at with another key from now on, which is let in to the same account.
+    pub fn log_in(&self, login: &str) {
+        self.facts().login = Some(login.to_owned());
     }
 
     /// Lets `step` calls pass, then strikes the next one.
@@ -203,6 +209,10 @@ impl Marketplace for World {
             boot_limit: Duration::from_mins(10),
             listing_lag: self.lag,
         }
+    }
+
+    fn login(&self) -> Option<String> {
+        self.facts().login.clone()
     }
 
     async fn offers(&self, _need: &Need) -> Result<Vec<Offer>> {

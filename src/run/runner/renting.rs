@@ -39,6 +39,10 @@ impl Runner<'_> {
     /// Takes over what an earlier session rented, and gives back what is of no use.
     pub(super) async fn adopt(&mut self) -> Result<(), Why> {
         let owed: Vec<Label> = self.leases.books().owed().map(|(label, _)| label.clone()).collect();
+        for label in &owed {
+            // Before anything: nothing is rented in the place of what may still be there.
+            self.leases.recognise(label).await?;
+        }
         for label in owed {
             let stamp = Stamp::read(&label).filter(|stamp| {
                 stamp.slot < self.tools.setting.plan.machines
@@ -213,6 +217,7 @@ impl Runner<'_> {
         }
         let terms = Terms {
             provider: listed.market.clone(),
+            login: None,
             offer: offer.id.clone(),
             machine: offer.machine.clone(),
             price: offer.price,
@@ -229,13 +234,17 @@ impl Runner<'_> {
     pub(super) fn learn(&mut self, news: News) -> Result<(), Why> {
         let (label, answer) = match news {
             News::Rented(label, answer) => (label, answer),
-            // A run asks until it is gone.
-            News::Kept(..) => return Ok(()),
+            News::Kept(_, error) => return Err(error.into()),
             News::Released(label) => {
                 let waits = self.slots.iter().find_map(|slot| match &slot.stand {
                     Stand::Unclear(own) if *own == label => Some((slot.number, false)),
                     Stand::Leaving(own) if *own == label => Some((slot.number, true)),
-                    _ => None,
+                    Stand::Quoting
+                    | Stand::Renting(..)
+                    | Stand::Unclear(_)
+                    | Stand::Held(_)
+                    | Stand::Leaving(_)
+                    | Stand::Vacant => None,
                 });
                 match waits {
                     Some((number, true)) => self.seek(number),
