@@ -25,7 +25,6 @@ pub use stop::{Ladder, Stop};
 pub use why::{NoOffer, Why};
 
 use crate::{
-    clock,
     cost::Measurement,
     event::{Event, Events, Summary},
     label::Owner,
@@ -170,7 +169,7 @@ pub async fn run(setting: Setting, events: Events, ladder: Ladder) -> Result<Out
         seconds: 0.0,
         seconds_to_first: tally.first.map(|at| at.duration_since(begun).as_secs_f64()),
         tokens_per_second: tally.tokens_per_second(),
-        cost: leases.books().cost(clock::now()),
+        cost: leases.books().cost(leases.now()),
         completions: None,
         errors: None,
         owed: owed.clone(),

@@ -368,7 +368,7 @@ impl<'a> Runner<'a> {
             limit(Stop::Drain, "the deadline has come");
         }
         if let Some(budget) = plan.budget {
-            let verdict = purse::verdict(self.leases.books(), budget, clock::now());
+            let verdict = purse::verdict(self.leases.books(), budget, self.leases.now());
             if verdict != Stop::No {
                 limit(verdict, "the budget is spent");
             }
