@@ -206,6 +206,19 @@ pub async fn run(setting: Setting, events: Events, ladder: Ladder) -> Result<Out
     Ok(Outcome { summary, why, owed, measured })
 }
 
+/// Gives back what earlier sessions of a run have rented, and doesn't go on with it. What is still owed
+/// after that.
+pub async fn give_back(
+    setting: &Setting,
+    events: Events,
+    ladder: Ladder,
+) -> Result<Vec<Label>, RunError> {
+    let ledger = Ledger::open(&setting.folder.ledger(), &setting.plan.run)?;
+    let mut leases = Leases::new(setting.markets.clone(), ledger, events.clone());
+    settle(&mut leases, &setting.folder, &events, &ladder).await;
+    Ok(leases.books().owed().map(|(label, _)| label.clone()).collect())
+}
+
 /// The same leases by what the ledger on disk says. After a panic what is in memory may be half of a
 /// change.
 fn take_up_again(leases: Leases, setting: &Setting, events: &Events) -> Result<Leases, RunError> {

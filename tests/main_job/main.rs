@@ -4,6 +4,7 @@
 mod bad_input;
 mod budgets;
 mod cleanup;
+mod consent;
 mod crashes;
 mod cuts;
 mod estimates;
