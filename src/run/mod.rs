@@ -137,7 +137,7 @@ pub async fn run(setting: Setting, events: Events, ladder: Ladder) -> Result<Out
     }
     let over = finished(&files).is_some();
     // Before anything is rented, and also before what an earlier session rented is touched.
-    let guard = if over { None } else { Some(post_guard(&setting)?) };
+    let guard = if over { None } else { Some(post_guard(&setting).await?) };
     let mut leases = Leases::new(setting.markets.clone(), ledger, events.clone());
     let worked = if over {
         Ok(Worked::nothing(plan.prompts))
@@ -228,9 +228,9 @@ fn take_up_again(leases: Leases, setting: &Setting, events: &Events) -> Result<L
     Ok(Leases::new(setting.markets.clone(), ledger, events.clone()))
 }
 
-fn post_guard(setting: &Setting) -> Result<Guard, RunError> {
+async fn post_guard(setting: &Setting) -> Result<Guard, RunError> {
     let folder = setting.folder.path().to_owned();
-    let posted = Guard::post(&setting.program, &setting.folder);
+    let posted = Guard::post(&setting.program, &setting.folder).await;
     posted.map_err(|source| RunError::Guard { folder, source })
 }
 

@@ -385,11 +385,8 @@ impl<'a> Runner<'a> {
     }
 
     fn see_to_the_guard(&mut self) {
-        if let Some(guard) = &mut self.tools.guard
-            // One that can't be started now is tried again at the next tick.
-            && guard.ensure().is_ok_and(|stood| !stood)
-        {
-            self.tools.events.send(Event::GuardReplaced);
+        if let Some(event) = self.tools.guard.as_mut().and_then(Guard::look) {
+            self.tools.events.send(event);
         }
     }
 
