@@ -258,9 +258,14 @@ impl<'a> Runner<'a> {
         if self.is_done() {
             return Ok(());
         }
-        self.adopt().await?;
+        let ladder = self.tools.ladder.clone();
+        tokio::select! {
+            adopted = self.adopt() => adopted?,
+            // What isn't adopted by then is given back in the end like everything that is owed.
+            () = ladder.at_least(Stop::Drain) => {}
+        }
         for number in 0..self.tools.setting.plan.machines {
-            if self.slots.iter().all(|slot| slot.number != number) {
+            if ladder.level() == Stop::No && self.slots.iter().all(|slot| slot.number != number) {
                 self.slots.push(Slot::new(number, 0));
                 self.seek(number);
             }
