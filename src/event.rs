@@ -126,6 +126,12 @@ pub enum Event {
     },
     /// The run's guard had died, and there is another.
     GuardReplaced,
+    /// The run's guard has died, and no other can be started: nobody gives back what is rented, should
+    /// the program die. It is tried again, and `guard_replaced` says that it came to be.
+    Unguarded {
+        /// Why not.
+        reason: String,
+    },
     /// The completions are being put into the input's order.
     Ordering,
     /// The completions are on their way to an object store.

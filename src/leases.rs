@@ -5,11 +5,11 @@ mod giving_back;
 pub use giving_back::{end_disks, end_stray};
 
 use crate::{
-    clock,
     event::{Event, Events},
     ledger::{Books, Entry, Lease, LeaseState, Ledger, LedgerError, Terms},
 };
 use giving_back::{Tries, find, give_back, recognise};
+use jiff::Timestamp;
 use providers::{
     ErrorKind, Host, Instance, InstanceId, Label, Leftover, Marketplace, Order, UsdPerHour,
 };
@@ -168,6 +168,11 @@ impl Leases {
         self.ledger.books()
     }
 
+    /// The time by which they cost money.
+    pub fn now(&self) -> Timestamp {
+        self.ledger.now()
+    }
+
     /// Begins to rent what `order` names. It is in the ledger when this returns.
     pub fn order(&mut self, order: Order, terms: Terms) -> Result<(), LeaseError> {
         let market = self.market(&terms.provider)?.clone();
@@ -233,7 +238,7 @@ impl Leases {
         let answer = match done {
             Some(Done::Gone) => {
                 self.ledger.record(&label, Entry::Released)?;
-                let cost = self.books().lease(&label).map(|lease| lease.cost(clock::now()));
+                let cost = self.books().lease(&label).map(|lease| lease.cost(self.now()));
                 let cost = cost.unwrap_or_default();
                 self.events.send(Event::Released { label: label.clone(), cost });
                 return Ok(News::Released(label));

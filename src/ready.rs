@@ -21,42 +21,77 @@ pub enum NotReady {
     Gone,
 }
 
-/// An instance that runs.
+/// What is new of an instance in a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ready {
-    /// Where it answers.
-    pub endpoint: Endpoint,
-    /// What an hour of it costs, where the listing tells.
+pub struct Seen {
+    /// What an hour of it costs, in whatever state it is: it is billed while it boots.
     pub price: Option<UsdPerHour>,
+    /// Where it answers, if it runs.
+    pub endpoint: Option<Endpoint>,
 }
 
-/// Waits until the marketplace says where the instance `id` answers, for as long as that
-/// marketplace's instances may take.
-///
-/// A listing that fails says nothing, and is asked for again.
-pub async fn ready(market: &dyn Marketplace, id: &InstanceId) -> Result<Ready, NotReady> {
-    let begin = Instant::now();
-    let capabilities = market.capabilities();
-    let mut pause = PAUSES.0;
-    while begin.elapsed() < capabilities.boot_limit {
-        if let Ok(instances) = market.instances().await {
-            match instances.into_iter().find(|instance| instance.id == *id) {
-                Some(instance) => match instance.state {
-                    InstanceState::Running(endpoint) => {
-                        return Ok(Ready { endpoint, price: instance.price });
+/// A wait until the marketplace says where an instance answers, for as long as that marketplace's
+/// instances may take.
+#[derive(Debug)]
+pub struct Waiting<'a> {
+    market: &'a dyn Marketplace,
+    id: &'a InstanceId,
+    begin: Instant,
+    pause: Duration,
+    /// The price that was seen last.
+    price: Option<UsdPerHour>,
+}
+
+impl<'a> Waiting<'a> {
+    /// Begins to wait for the instance `id`.
+    pub fn new(market: &'a dyn Marketplace, id: &'a InstanceId) -> Self {
+        Self { market, id, begin: Instant::now(), pause: PAUSES.0, price: None }
+    }
+
+    /// Waits until the instance runs, or costs something else than was seen before.
+    ///
+    /// A listing that fails says nothing, and is asked for again.
+    pub async fn next(&mut self) -> Result<Seen, NotReady> {
+        let capabilities = self.market.capabilities();
+        while self.begin.elapsed() < capabilities.boot_limit {
+            if let Ok(instances) = self.market.instances().await {
+                match instances.into_iter().find(|instance| instance.id == *self.id) {
+                    Some(instance) => {
+                        let price = instance.price.filter(|price| self.price != Some(*price));
+                        self.price = price.or(self.price);
+                        let endpoint = running(instance.state, price.is_some())?;
+                        if price.is_some() || endpoint.is_some() {
+                            return Ok(Seen { price, endpoint });
+                        }
                     }
-                    InstanceState::Pending | InstanceState::Unknown(_) => {}
-                    lost @ (InstanceState::Interrupted
-                    | InstanceState::Stopped
-                    | InstanceState::Failed(_)
-                    | InstanceState::Terminating) => return Err(NotReady::Lost(lost)),
-                },
-                None if capabilities.listing_lag < begin.elapsed() => return Err(NotReady::Gone),
-                None => {}
+                    None if capabilities.listing_lag < self.begin.elapsed() => {
+                        return Err(NotReady::Gone);
+                    }
+                    None => {}
+                }
+            }
+            sleep(self.pause).await;
+            self.pause = (self.pause * 2).min(PAUSES.1);
+        }
+        Err(NotReady::TooSlow(self.begin.elapsed()))
+    }
+}
+
+/// Where an instance in this state answers, if it runs. With `more` to say of it, what is lost is
+/// left to the next look.
+fn running(state: InstanceState, more: bool) -> Result<Option<Endpoint>, NotReady> {
+    match state {
+        InstanceState::Running(endpoint) => Ok(Some(endpoint)),
+        InstanceState::Pending | InstanceState::Unknown(_) => Ok(None),
+        lost @ (InstanceState::Interrupted
+        | InstanceState::Stopped
+        | InstanceState::Failed(_)
+        | InstanceState::Terminating) => {
+            if more {
+                Ok(None)
+            } else {
+                Err(NotReady::Lost(lost))
             }
         }
-        sleep(pause).await;
-        pause = (pause * 2).min(PAUSES.1);
     }
-    Err(NotReady::TooSlow(begin.elapsed()))
 }

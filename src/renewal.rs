@@ -19,6 +19,9 @@ pub fn until(now: Timestamp, expires: Timestamp, silence: Duration) -> Timestamp
 }
 
 /// Moves the end of an instance on, until this is dropped. What fails is made good by the next.
+///
+/// `expires` is a moment of ours, and so comes also under a clock that is put back; the marketplace
+/// is told what the clock shows, as with the order.
 pub async fn renew(
     market: &dyn Marketplace,
     id: &InstanceId,
@@ -26,7 +29,7 @@ pub async fn renew(
     silence: Duration,
 ) -> Infallible {
     loop {
-        let end = clock::to_system(until(clock::now(), expires, silence));
+        let end = clock::to_system(clock::shown(until(clock::now(), expires, silence)));
         drop(market.extend(id, end).await);
         sleep(silence / TIMES).await;
     }

@@ -6,7 +6,7 @@ use piecework::{
     label::RunId,
     leases::{Leases, Markets, News, describe, end_stray},
     ledger::{LeaseState, Ledger, Terms},
-    ready::{NotReady, ready},
+    ready::{NotReady, Seen, Waiting},
 };
 use providers::{
     Capabilities, ErrorKind, Host, Instance, InstanceId, InstanceState, Label, Leftover,
@@ -178,12 +178,30 @@ async fn an_instance_that_never_runs_is_waited_for_until_its_limit() {
     let instance = bench.rented().await;
     let limit = bench.world.capabilities().boot_limit;
     // A day is far beyond any limit, so that a wait without one is an end of this test too.
-    let wait = tokio::time::timeout(Duration::from_hours(24), ready(&*bench.world, &instance.id));
     let began = Instant::now();
+    let mut waiting = Waiting::new(&*bench.world, &instance.id);
+    let wait = tokio::time::timeout(Duration::from_hours(24), async {
+        waiting.next().await.expect("what it costs is told while it boots");
+        assert!(began.elapsed() < Duration::from_secs(5), "after {:?}", began.elapsed());
+        waiting.next().await
+    });
     let error = wait.await.expect("the wait has an end").expect_err("it never runs");
     assert!(matches!(error, NotReady::TooSlow(_)), "{error}");
     assert!((limit..limit * 2).contains(&began.elapsed()));
     assert!(matches!(instance.state, InstanceState::Pending));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_instance_costs_is_told_whatever_state_it_is_in() {
+    for state in [InstanceState::Pending, InstanceState::Failed("broken".into())] {
+        let mut bench = Bench::new(World::default());
+        let instance = bench.rented().await;
+        bench.world.turn(&instance.id, &state);
+        let mut waiting = Waiting::new(&*bench.world, &instance.id);
+        let seen = waiting.next().await.expect("it is listed");
+        assert_eq!(seen, Seen { price: instance.price, endpoint: None });
+        waiting.next().await.expect_err("it never runs");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,6 +1,7 @@
 //! One verb a file: settings → core → exit code.
 
 mod cleanup;
+mod consent;
 mod elsewhere;
 mod forget;
 mod login;

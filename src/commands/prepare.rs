@@ -27,7 +27,7 @@ use crate::{
     shortlist::{Pick, Search, Task},
     template::has_watchdog,
 };
-use providers::{Host, Provider, Usd, UsdPerHour};
+use providers::{Host, Offer, Provider, Usd, UsdPerHour};
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
@@ -112,11 +112,7 @@ pub(super) async fn prepare(
     let ceiling = ceiling(settings, &picks, machines);
     search.wish.ceiling = ceiling;
     let offer = &best.listed.offer;
-    let model = shape.as_ref().map_or(0, |shape| shape.weight_bytes(Weights::Bf16));
-    let traffic = traffic(offer.traffic, model, survey.bytes);
-    let (dearest, held) = (ceiling.unwrap_or(offer.price), deadline.saturating_add(LEASE_MARGIN));
-    let each = most(dearest, offer.billing, held, traffic);
-    let all = Usd(each.0.saturating_mul(u64::from(machines)));
+    let all = worst_of(offer, ceiling, deadline, machines, shape.as_ref(), survey.bytes);
     let worst = settings.budget.map_or(all, |budget| budget.min(all));
     let cheaper = work.zip(estimate).and_then(|(work, (_, cost))| {
         let quotes = hosted::quotes(name, shape.as_ref(), &work, &[]);
@@ -174,20 +170,40 @@ impl Prepared {
                 quote.cost
             ));
         }
-        if let Some(market) = markets.get(market) {
-            let able = market.capabilities();
-            if able.host != Host::ThisComputer && !able.expiry && !has_watchdog(&able) {
-                report::note(&format!(
-                    "machines at {} can't end themselves; this program, its guard and \
-                     `piecework cleanup` end them",
-                    able.name
-                ));
-            }
-        }
+        tell_no_end(markets, market);
         if self.worst == Usd(0) {
             report::note(&format!("a budget of $0.00 rents nothing at {}", offer.price));
         }
         self.worst != Usd(0)
+    }
+}
+
+/// What machines like this offer's cost at most that are kept until the deadline. `prompts` are bytes.
+pub(super) fn worst_of(
+    offer: &Offer,
+    ceiling: Option<UsdPerHour>,
+    deadline: Duration,
+    machines: u32,
+    shape: Option<&Shape>,
+    prompts: u64,
+) -> Usd {
+    let model = shape.map_or(0, |shape| shape.weight_bytes(Weights::Bf16));
+    let traffic = traffic(offer.traffic, model, prompts);
+    let (dearest, held) = (ceiling.unwrap_or(offer.price), deadline.saturating_add(LEASE_MARGIN));
+    let each = most(dearest, offer.billing, held, traffic);
+    Usd(each.0.saturating_mul(u64::from(machines)))
+}
+
+/// Says where machines can't end themselves.
+pub(super) fn tell_no_end(markets: &Markets, market: &str) {
+    let Some(market) = markets.get(market) else { return };
+    let able = market.capabilities();
+    if able.host != Host::ThisComputer && !able.expiry && !has_watchdog(&able) {
+        report::note(&format!(
+            "machines at {} can't end themselves; this program, its guard and `piecework cleanup` \
+             end them",
+            able.name
+        ));
     }
 }
 

@@ -1,6 +1,10 @@
 //! `resume`: go on where a run stopped.
 
-use super::{CommandError, open_home, run};
+use super::{
+    CommandError,
+    consent::{consented, refused},
+    open_home, run,
+};
 use crate::{cli::ResumeArgs, exit::Exit, settings};
 use std::path::Path;
 
@@ -18,5 +22,8 @@ pub(super) async fn resume(args: ResumeArgs, home: Option<&Path>) -> Result<Exit
     }
     let mut setting = run::setting(&home, folder, plan, worker).await?;
     setting.retry_failed = args.retry_failed;
+    if !consented(&setting, args.telling.yes).await {
+        return refused(&setting, args.telling.json).await;
+    }
     run::go(setting, &home, args.telling.json).await
 }

@@ -44,7 +44,8 @@ impl Lease {
     pub fn end(&self, now: Timestamp) -> Timestamp {
         // It was found to be over somewhere in the second that is written there.
         let gone = clock::after(self.until, Duration::from_secs(1));
-        if self.state.is_owed() { now } else { gone }
+        // A clock that was put back since doesn't make what was heard of it unheard.
+        if self.state.is_owed() { now.max(self.until) } else { gone }
     }
 
     /// What it has cost, at most, by `now`, without traffic.
@@ -69,6 +70,8 @@ pub struct Books {
     leases: BTreeMap<Label, Lease>,
     opened: u64,
     holder: Option<Holder>,
+    /// When the last line was written.
+    latest: Option<Timestamp>,
 }
 
 impl Books {
@@ -86,6 +89,7 @@ impl Books {
     }
 
     fn enter(&mut self, line: &Line) -> Result<(), IllegalEntry> {
+        self.latest = self.latest.max(Some(line.at));
         match &line.fact {
             Fact::Opened(holder) => {
                 self.opened += 1;
@@ -155,6 +159,8 @@ impl Books {
 pub struct Ledger {
     file: LedgerFile,
     books: Books,
+    /// How far its time is ahead of ours: its last line was written by a clock that was.
+    ahead: Duration,
 }
 
 impl Ledger {
@@ -169,11 +175,26 @@ impl Ledger {
     }
 
     fn take(path: &Path, run: &RunId, role: Role) -> Result<Self, LedgerError> {
-        let (mut file, lines) = LedgerFile::open(path)?;
-        let mut books = Books::replay(lines)?;
+        let (file, lines) = LedgerFile::open(path)?;
+        let books = Books::replay(lines)?;
+        let now = clock::now();
+        let ahead = books.latest.map_or(Duration::ZERO, |latest| clock::between(now, latest));
         let holder = Holder { run: run.clone(), pid: std::process::id(), host: host(), role };
-        books.enter(&file.append(clock::now(), Fact::Opened(holder))?)?;
-        Ok(Self { file, books })
+        let mut ledger = Self { file, books, ahead };
+        let opened = ledger.file.append(ledger.second(), Fact::Opened(holder))?;
+        ledger.books.enter(&opened)?;
+        Ok(ledger)
+    }
+
+    /// The time by which its leases cost money: ours, from its last line on. Were it earlier than
+    /// that line, they would cost nothing until it came.
+    pub fn now(&self) -> Timestamp {
+        clock::after(clock::exactly_now(), self.ahead)
+    }
+
+    /// The same, as it is written down: the second that has begun.
+    fn second(&self) -> Timestamp {
+        clock::after(clock::now(), self.ahead)
     }
 
     /// Adds an entry to a lease's history, if it may follow. It is on disk when this returns.
@@ -181,7 +202,7 @@ impl Ledger {
         // Asked first, so that no illegal line is ever written.
         self.books.state(label).next(&entry)?;
         let fact = Fact::Lease { label: label.clone(), entry };
-        Ok(self.books.enter(&self.file.append(clock::now(), fact)?)?)
+        Ok(self.books.enter(&self.file.append(self.second(), fact)?)?)
     }
 
     /// What it says.
@@ -203,6 +224,7 @@ fn host() -> String {
 mod tests {
     use super::*;
     use providers::{InstanceId, OfferId, UsdPerHour};
+    use std::cell::Cell;
 
     fn terms() -> Terms {
         Terms {
@@ -261,6 +283,37 @@ mod tests {
         assert!(matches!(error, Err(LedgerError::Illegal(_))));
         drop(ledger);
         assert_eq!(Books::read(&path).expect("it is whole").expect("there").leases().count(), 0);
+    }
+
+    thread_local! {
+        static SHOWN: Cell<i64> = const { Cell::new(0) };
+    }
+
+    #[test]
+    fn a_session_under_a_clock_that_was_put_back_counts_on_from_the_last_line() {
+        let set = |second| {
+            SHOWN.set(second);
+            clock::go_by(|| Timestamp::from_second(SHOWN.get()).expect("it is a time"));
+        };
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("ledger");
+        let label = Label("a".into());
+        set(100_000);
+        let mut ledger = Ledger::open(&path, &run()).expect("it opens");
+        ledger.record(&label, Entry::Ordered(terms())).expect("it is the first");
+        SHOWN.set(100_060);
+        let id = InstanceId("i".into());
+        ledger.record(&label, Entry::Rented(id)).expect("it was ordered");
+        drop(ledger);
+        set(50_000);
+        let books = Books::read(&path).expect("it is whole").expect("it is there");
+        assert_eq!(books.cost(clock::now()), Usd(60_000), "what it had cost when it was heard of");
+        let mut ledger = Ledger::open(&path, &run()).expect("it opens again");
+        SHOWN.set(50_030);
+        assert_eq!(ledger.books().cost(ledger.now()), Usd(90_000));
+        ledger.record(&label, Entry::Releasing).expect("it is held");
+        ledger.record(&label, Entry::Released).expect("it is gone");
+        assert_eq!(ledger.books().cost(ledger.now()), Usd(91_000));
     }
 
     #[test]

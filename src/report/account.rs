@@ -1,6 +1,6 @@
 //! The account of a run, for a terminal.
 
-use super::{Cell, Column, Table, Tone, out, words};
+use super::{Cell, Column, Table, Tone, out, words, words::small};
 use crate::{
     hosted::Likeness,
     story::{Account, Elsewhere, Machine, State},
@@ -193,41 +193,8 @@ pub(super) const fn likeness(likeness: Likeness) -> &'static str {
     }
 }
 
-/// Money that may be less than a few cents: rounded up, as all money is.
-pub(super) fn small(usd: Usd) -> String {
-    let (unit, decimals) = match usd.0 {
-        0 | 100_000.. => return usd.to_string(),
-        1_000.. => (100, 4),
-        _ => (1, 6),
-    };
-    let text = format!("$0.{:0decimals$}", usd.0.div_ceil(unit));
-    let spare = text.len() - text.trim_end_matches('0').len();
-    text[..text.len() - spare.min(decimals - 2)].to_owned()
-}
-
 /// A moment, to the minute.
 pub(super) fn moment(at: jiff::Timestamp) -> String {
     let text = at.to_string();
     format!("{} {} UTC", &text[..10], &text[11..16])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn money_under_a_few_cents_is_told_finely_and_never_as_less_than_it_is() {
-        for (micros, text) in [
-            (0, "$0.00"),
-            (7, "$0.000007"),
-            (680, "$0.00068"),
-            (7_555, "$0.0076"),
-            (11_401, "$0.0115"),
-            (30_000, "$0.03"),
-            (99_999, "$0.10"),
-            (100_001, "$0.11"),
-        ] {
-            assert_eq!(small(Usd(micros)), text);
-        }
-    }
 }

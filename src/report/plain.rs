@@ -68,6 +68,7 @@ impl Reporter for Plain {
             | Event::StillOwed { .. }
             | Event::LeftBehind { .. }
             | Event::GuardReplaced
+            | Event::Unguarded { .. }
             | Event::Ordering
             | Event::Finished(_) => {
                 for line in lines(event) {
@@ -129,6 +130,11 @@ pub(super) fn lines(event: &Event) -> Vec<String> {
              tries again: {reason}"
         )],
         Event::GuardReplaced => vec!["the guard had died; another stands in its place".to_owned()],
+        Event::Unguarded { reason } => vec![format!(
+            "WARNING: the run's guard has died, and no other can be started: {reason}; should this \
+             program die now, nobody gives back what it rents. Stop it with ^C, unless that can be \
+             mended: it is tried again all the time"
+        )],
         Event::Ordering => vec!["putting the completions in order".to_owned()],
         Event::Sending { to, done, total } => {
             vec![format!("sending to {to}: {} of {}", words::size(*done), words::size(*total))]

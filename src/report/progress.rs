@@ -121,7 +121,8 @@ impl Reporter for Bars {
             | Event::Released { .. }
             | Event::StillOwed { .. }
             | Event::LeftBehind { .. }
-            | Event::GuardReplaced => self.say(event),
+            | Event::GuardReplaced
+            | Event::Unguarded { .. } => self.say(event),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Numbers as people write them. Pure.
 
+use providers::Usd;
 use std::time::Duration;
 
 /// A time: `0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`, `3 d 4 h`.
@@ -51,6 +52,28 @@ pub fn plural(number: u64, noun: &str) -> String {
     format!("{} {noun}{s}", count(number))
 }
 
+/// Money that may be less than a few cents: rounded up, as all money is.
+pub fn small(usd: Usd) -> String {
+    let (unit, decimals) = match usd.0 {
+        0 | 100_000.. => return usd.to_string(),
+        1_000.. => (100, 4),
+        _ => (1, 6),
+    };
+    let text = format!("$0.{:0decimals$}", usd.0.div_ceil(unit));
+    let spare = text.len() - text.trim_end_matches('0').len();
+    text[..text.len() - spare.min(decimals - 2)].to_owned()
+}
+
+/// What is left of some money, as finely: rounded down, as nobody can spend more.
+pub fn left(usd: Usd) -> String {
+    let unit = match usd.0 {
+        0..1_000 => 1,
+        1_000..100_000 => 100,
+        100_000.. => 10_000,
+    };
+    small(Usd(usd.0 / unit * unit))
+}
+
 fn scaled(mut number: f64, units: &[&str], gap: &str) -> String {
     let mut at = 0;
     while 999.5 <= number && at + 1 < units.len() {
@@ -91,5 +114,35 @@ mod tests {
             (plural(1, "prompt"), plural(1200, "prompt")),
             ("1 prompt".into(), "1,200 prompts".into())
         );
+    }
+
+    #[test]
+    fn money_under_a_few_cents_is_told_finely_and_never_as_less_than_it_is() {
+        for (micros, text) in [
+            (0, "$0.00"),
+            (7, "$0.000007"),
+            (680, "$0.00068"),
+            (7_555, "$0.0076"),
+            (11_401, "$0.0115"),
+            (30_000, "$0.03"),
+            (99_999, "$0.10"),
+            (100_001, "$0.11"),
+        ] {
+            assert_eq!(small(Usd(micros)), text);
+        }
+    }
+
+    #[test]
+    fn what_is_left_is_never_told_as_more_than_it_is() {
+        for (micros, text) in [
+            (0, "$0.00"),
+            (680, "$0.00068"),
+            (1_000, "$0.001"),
+            (7_555, "$0.0075"),
+            (99_999, "$0.0999"),
+            (109_999, "$0.10"),
+        ] {
+            assert_eq!(left(Usd(micros)), text);
+        }
     }
 }

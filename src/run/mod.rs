@@ -26,7 +26,6 @@ pub use stop::{Ladder, Stop};
 pub use why::{NoOffer, Why};
 
 use crate::{
-    clock,
     cost::Measurement,
     event::{Event, Events, Summary},
     label::Owner,
@@ -139,7 +138,7 @@ pub async fn run(setting: Setting, events: Events, ladder: Ladder) -> Result<Out
     }
     let over = finished(&files).is_some();
     // Before anything is rented, and also before what an earlier session rented is touched.
-    let guard = if over { None } else { Some(post_guard(&setting)?) };
+    let guard = if over { None } else { Some(post_guard(&setting).await?) };
     let mut leases = Leases::new(setting.markets.clone(), ledger, events.clone());
     let worked = if over {
         Ok(Worked::nothing(plan.prompts))
@@ -171,7 +170,7 @@ pub async fn run(setting: Setting, events: Events, ladder: Ladder) -> Result<Out
         seconds: 0.0,
         seconds_to_first: tally.first.map(|at| at.duration_since(begun).as_secs_f64()),
         tokens_per_second: tally.tokens_per_second(),
-        cost: leases.books().cost(clock::now()),
+        cost: leases.books().cost(leases.now()),
         completions: None,
         errors: None,
         owed: owed.clone(),
@@ -208,6 +207,19 @@ pub async fn run(setting: Setting, events: Events, ladder: Ladder) -> Result<Out
     Ok(Outcome { summary, why, owed, measured })
 }
 
+/// Gives back what earlier sessions of a run have rented, and doesn't go on with it. What is still owed
+/// after that.
+pub async fn give_back(
+    setting: &Setting,
+    events: Events,
+    ladder: Ladder,
+) -> Result<Vec<Label>, RunError> {
+    let ledger = Ledger::open(&setting.folder.ledger(), &setting.plan.run)?;
+    let mut leases = Leases::new(setting.markets.clone(), ledger, events.clone());
+    settle(&mut leases, &setting.folder, &events, &ladder).await;
+    Ok(leases.books().owed().map(|(label, _)| label.clone()).collect())
+}
+
 /// The same leases by what the ledger on disk says. After a panic what is in memory may be half of a
 /// change.
 fn take_up_again(leases: Leases, setting: &Setting, events: &Events) -> Result<Leases, RunError> {
@@ -217,9 +229,9 @@ fn take_up_again(leases: Leases, setting: &Setting, events: &Events) -> Result<L
     Ok(Leases::new(setting.markets.clone(), ledger, events.clone()))
 }
 
-fn post_guard(setting: &Setting) -> Result<Guard, RunError> {
+async fn post_guard(setting: &Setting) -> Result<Guard, RunError> {
     let folder = setting.folder.path().to_owned();
-    let posted = Guard::post(&setting.program, &setting.folder);
+    let posted = Guard::post(&setting.program, &setting.folder).await;
     posted.map_err(|source| RunError::Guard { folder, source })
 }
 

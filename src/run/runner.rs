@@ -258,9 +258,14 @@ impl<'a> Runner<'a> {
         if self.is_done() {
             return Ok(());
         }
-        self.adopt().await?;
+        let ladder = self.tools.ladder.clone();
+        tokio::select! {
+            adopted = self.adopt() => adopted?,
+            // What isn't adopted by then is given back in the end like everything that is owed.
+            () = ladder.at_least(Stop::Drain) => {}
+        }
         for number in 0..self.tools.setting.plan.machines {
-            if self.slots.iter().all(|slot| slot.number != number) {
+            if ladder.level() == Stop::No && self.slots.iter().all(|slot| slot.number != number) {
                 self.slots.push(Slot::new(number, 0));
                 self.seek(number);
             }
@@ -368,7 +373,7 @@ impl<'a> Runner<'a> {
             limit(Stop::Drain, "the deadline has come");
         }
         if let Some(budget) = plan.budget {
-            let verdict = purse::verdict(self.leases.books(), budget, clock::now());
+            let verdict = purse::verdict(self.leases.books(), budget, self.leases.now());
             if verdict != Stop::No {
                 limit(verdict, "the budget is spent");
             }
@@ -385,11 +390,8 @@ impl<'a> Runner<'a> {
     }
 
     fn see_to_the_guard(&mut self) {
-        if let Some(guard) = &mut self.tools.guard
-            // One that can't be started now is tried again at the next tick.
-            && guard.ensure().is_ok_and(|stood| !stood)
-        {
-            self.tools.events.send(Event::GuardReplaced);
+        if let Some(event) = self.tools.guard.as_mut().and_then(Guard::look) {
+            self.tools.events.send(event);
         }
     }
 

@@ -5,6 +5,7 @@ use crate::{
     leases::LeaseError,
     objects::ObjectError,
     prompts::PromptsError,
+    report::words,
     shards::{Loss, ResultsError},
     template::TemplateError,
 };
@@ -26,7 +27,7 @@ pub enum Why {
     #[error(transparent)]
     Silence(Silence),
     /// The budget has no room for a machine.
-    #[error("{left} of the budget are left, which is too little for a machine at {price}")]
+    #[error("{} of the budget are left, which is too little for a machine at {price}", words::left(*left))]
     Budget {
         /// What is left, with what is rented already set aside.
         left: Usd,

@@ -12,7 +12,7 @@ use crate::{
     event::SlotPhase,
     label::RunId,
     leases::describe,
-    ready::{NotReady, Ready, ready},
+    ready::{NotReady, Waiting},
     remote::{
         Dial, InstallError, Patience, Pins, RemoteError, RunKey, Session, Stdin, install, quote,
         under_sh,
@@ -82,11 +82,8 @@ pub enum Say {
 pub enum Said {
     /// The instance is at something.
     Phase(SlotPhase),
-    /// The marketplace says that the instance runs.
-    Up {
-        /// What an hour of it costs, where the marketplace tells.
-        price: Option<UsdPerHour>,
-    },
+    /// The marketplace says that an hour of the instance costs this, whether it runs yet or not.
+    Priced(UsdPerHour),
     /// A conversation has begun. Whatever was said before and isn't in `held` or answered soon
     /// must be said again.
     Attached {
@@ -301,11 +298,19 @@ impl Talker {
             self.tell(Said::Phase(SlotPhase::Booting)).await?;
         }
         // Asked anew each time, as an address may change, and an instance may be gone.
-        let Ready { endpoint, price } = ready(&*self.talk.market, &self.talk.instance.id).await?;
+        let mut waiting = Waiting::new(&*self.talk.market, &self.talk.instance.id);
+        let endpoint = loop {
+            let seen = waiting.next().await?;
+            if let Some(price) = seen.price {
+                self.tell(Said::Priced(price)).await?;
+            }
+            if let Some(endpoint) = seen.endpoint {
+                break endpoint;
+            }
+        };
         if !self.up {
             // From here on it can be out of reach; before it was only not there yet.
             (self.up, self.alive) = (true, Instant::now());
-            self.tell(Said::Up { price }).await?;
         }
         if self.conversation == 0 {
             self.tell(Said::Phase(SlotPhase::Connecting)).await?;

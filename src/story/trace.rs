@@ -153,6 +153,7 @@ impl Follower {
             | Event::StillOwed { .. }
             | Event::LeftBehind { .. }
             | Event::GuardReplaced
+            | Event::Unguarded { .. }
             | Event::Ordering
             | Event::Sending { .. } => {}
         }

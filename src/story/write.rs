@@ -127,6 +127,7 @@ impl<W: Write> Pen<W> {
             Event::StillOwed { .. }
             | Event::LeftBehind { .. }
             | Event::GuardReplaced
+            | Event::Unguarded { .. }
             | Event::Sending { .. } => {
                 self.line(at, &event, LIMIT / 2);
             }

@@ -182,6 +182,17 @@ fn a_machine_that_turns_out_dearer_counts_at_what_it_was_billed() {
 }
 
 #[test]
+fn what_is_left_of_a_budget_is_not_told_as_more_than_it_was() {
+    let Some(cloud) = Cloud::start("what is left of a budget") else { return };
+    let user = User::new();
+    let mut command = cloud.run(&user, "lambda", 12, &["--yes", "--budget", "0.001"]);
+    let output = command.output().expect("it runs");
+    let said = conversation(&output);
+    assert_eq!(output.status.code(), Some(4), "{said}");
+    assert!(said.contains("$0.001 of the budget are left"), "{said}");
+}
+
+#[test]
 #[expect(clippy::print_stdout, reason = "figures for whoever runs many of them")]
 fn no_run_is_billed_more_than_its_budget() {
     let test = "runs with a budget";

@@ -116,12 +116,12 @@ fn found(output: &Output) -> Found {
     let is_right = |event: &&Value| {
         number(event, "expected").is_some_and(|cost| (cost / billed - 1.0).abs() <= RIGHT)
     };
-    let wrong = at_work().filter(|event| !is_right(event)).last().map_or(begun, seconds);
+    let wrong = at_work().rfind(|event| !is_right(event)).map_or(begun, seconds);
     let right = at_work().find(|event| wrong < seconds(event)).unwrap_or(finished);
     Found {
         right_after: seconds(right) - begun,
         expected: number(right, "expected").unwrap_or(0.0) / 1e6,
-        worked: at_work().last().map_or(0.0, seconds) - begun,
+        worked: at_work().next_back().map_or(0.0, seconds) - begun,
         billed: billed / 1e6,
         exchanged: events.iter().any(|event| event["event"] == "exchanged"),
     }
@@ -144,7 +144,7 @@ fn a_run_soon_knows_what_it_will_cost_and_later_plans_know_how_fast_machines_are
             .map(|(gpu, rate)| (gpu.clone(), rate * APART.powf(random.random_range(-1.0..=1.0))))
             .collect();
         scene.cloud.pace(&truth);
-        let best = scene.thought.iter().map(|(_, rate)| *rate).fold(0.0, f64::max);
+        let best = scene.thought.values().copied().fold(0.0, f64::max);
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is small")]
         let prompts = (best.min(100.0) * SECONDS) as usize;
         scene.prompts(prompts);

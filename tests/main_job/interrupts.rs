@@ -1,7 +1,7 @@
 //! Runs that are told to stop.
 
 use crate::{
-    cloud::Cloud,
+    cloud::{Cloud, kill_with_guard},
     program::{User, conversation, eventually, ids, numbered, numbered_ids, pids_in, signal},
 };
 use rustix::fs::OFlags;
@@ -11,6 +11,7 @@ use std::{
     os::unix::fs::OpenOptionsExt,
     path::Path,
     process::{Child, Command, Stdio},
+    time::{Duration, Instant},
 };
 
 const PROMPTS: usize = 400;
@@ -96,6 +97,29 @@ fn the_third_interrupt_leaves_and_says_what_is_owed_and_how_to_end_it() {
     assert!(told.contains("piecework cleanup --yes"), "{told}");
     user.done(&["cleanup", "--yes"]);
     user.assert_nothing_left();
+}
+
+#[test]
+fn an_interrupt_is_heard_while_a_resumed_run_waits_for_a_listing() {
+    let Some(cloud) = Cloud::start("an interrupt while a listing is waited for") else { return };
+    let user = User::new();
+    let mut command = cloud.run(&user, "lambda", PROMPTS, &["--yes", "--echo-pace", "20"]);
+    command.env("PIECEWORK_GUARD_GRACE", "9999").stdout(Stdio::null()).stderr(Stdio::null());
+    let mut program = command.spawn().expect("it runs");
+    eventually("a rental", || (cloud.world("lambda")["billed"] == 1).then_some(()));
+    kill_with_guard(&user, &mut program);
+    let slow = json!({ "slow": { "millis": 25_000 } });
+    cloud.plan(&json!([{ "provider": "lambda", "call": "list", "fault": slow }]));
+    let mut command = cloud.piecework(&user, "lambda", &["resume", "last", "--yes"]);
+    command.stdout(Stdio::null()).stderr(Stdio::piped());
+    let program = command.spawn().expect("it runs");
+    eventually("a listing that is waited for", || (cloud.planned()[0]["times"] == 0).then_some(()));
+    let asked = Instant::now();
+    signal(&program.id().to_string(), "INT");
+    let output = program.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(6), "{}", conversation(&output));
+    assert!(asked.elapsed() < Duration::from_secs(20), "{:?}", asked.elapsed());
+    assert_eq!(cloud.world("lambda")["billed"], 0);
 }
 
 #[test]

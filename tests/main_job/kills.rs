@@ -4,6 +4,8 @@ use crate::program::{
     User, conversation, eventually, ids, json_lines, numbered, numbered_ids, pids_in, signal,
 };
 use std::{
+    path::Path,
+    process::{Command, Stdio},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -226,6 +228,34 @@ fn a_guard_that_dies_is_replaced() {
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(told.contains("the guard had died; another stands in its place"), "{told}");
     assert_eq!(ids(&user.folder().join("out.jsonl")), numbered_ids(PROMPTS));
+    user.assert_nothing_left();
+}
+
+#[test]
+fn a_guard_that_can_not_be_replaced_is_told_of() {
+    let user = User::new();
+    user.file("prompts.jsonl", numbered(PROMPTS));
+    let usual = user.piecework(&RUN);
+    let beside = Path::new(usual.get_program()).with_file_name("piecework-worker");
+    let moving = user.folder().join("piecework");
+    std::fs::copy(usual.get_program(), &moving).expect("it can be copied");
+    let mut command = Command::new(&moving);
+    command.args(usual.get_args()).arg("--worker").arg(beside).current_dir(user.folder());
+    for (name, value) in usual.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    let program = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it runs");
+    user.only_instance();
+    let guard = eventually("a guard", || pids_in(&user.only_run(), "guard").into_iter().next());
+    std::fs::rename(&moving, user.folder().join("moved")).expect("it can be moved");
+    signal(&guard, "9");
+    let output = program.wait_with_output().expect("it ends");
+    assert!(output.status.success(), "{}", conversation(&output));
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(told.matches("no other can be started").count(), 1, "{told}");
     user.assert_nothing_left();
 }
 

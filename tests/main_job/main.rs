@@ -5,6 +5,7 @@ mod accounts;
 mod bad_input;
 mod budgets;
 mod cleanup;
+mod consent;
 mod crashes;
 mod cuts;
 mod estimates;

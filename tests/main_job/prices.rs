@@ -28,6 +28,24 @@ fn an_instance_that_is_dearer_than_it_was_quoted_is_given_back_at_once() {
 }
 
 #[test]
+fn an_instance_that_is_dearer_is_given_back_while_it_boots() {
+    for market in ["vast", "runpod", "lambda", "verda", "shadeform", "prime"] {
+        let Some(cloud) = Cloud::start("an instance that is dearer while it boots") else { return };
+        let dearer = json!({ "rental": { "dearer": { "percent": 40 } } });
+        let boot = json!({ "boot": { "millis": 3_600_000 } });
+        cloud.plan(&json!([{ "provider": market, "call": "rent", "fault": dearer, "with": boot }]));
+        let user = User::new();
+        let output = cloud.run(&user, market, 20, &MORE).output().expect("it runs");
+        let said = conversation(&output);
+        assert_eq!(output.status.code(), Some(0), "{market}: {said}");
+        assert!(said.contains("and was offered for"), "{market}: {said}");
+        let world = cloud.world(market);
+        let rentals = world["rentals"].as_array().expect("it lists them");
+        assert_eq!((rentals.len(), &world["billed"]), (2, &json!(0)), "{world:#}");
+    }
+}
+
+#[test]
 fn machines_that_are_taken_back_are_ended_and_replaced_as_often_as_it_takes() {
     let Some(cloud) = Cloud::start("machines that are taken back") else { return };
     let outbid = json!({ "rental": { "outbid": { "millis": 3000 } } });

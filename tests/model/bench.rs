@@ -102,8 +102,9 @@ pub(crate) struct Bench {
     /// Instances that are no business of ours.
     others: BTreeSet<Label>,
     attempts: u32,
-    /// Whether the clock was ever put back, after which no sum of money means anything.
-    put_back: bool,
+    /// Whether the clock was put back and nobody was there all along to see it. How long nobody was
+    /// there can't be told then.
+    lost_time: bool,
     _place: TempDir,
 }
 
@@ -136,7 +137,7 @@ impl Bench {
             leases: None,
             others,
             attempts: 0,
-            put_back: false,
+            lost_time: false,
             _place: place,
         };
         bench.leases = bench.take_up().ok();
@@ -160,8 +161,8 @@ impl Bench {
             Step::Cleanup { lasts, overtaken } => self.cleanup(lasts, overtaken).await,
             Step::Rival => self.rival(),
             Step::Jump(by) => {
-                self.put_back |= by.is_negative();
                 CLOCK.set(CLOCK.get().map(|(start, off)| (start, off + by)));
+                self.lost_time |= by.is_negative() && self.leases.is_none();
             }
             Step::Wait(time) => advance(time).await,
             Step::Reclaim(slot) => {
@@ -243,7 +244,11 @@ impl Bench {
     }
 
     fn kill(&mut self, torn: bool) {
-        if self.leases.take().is_some() && torn {
+        let had = self.leases.take();
+        // Another process begins with what the clock shows.
+        self.lost_time |= clock::shown(clock::now()) < clock::now();
+        clock::go_by(time_of_day);
+        if had.is_some() && torn {
             let ledger = OpenOptions::new().append(true).open(self.folder.ledger());
             let half = br#"5d1a0b3c {"v":1,"at":"2026-11-24T12:0"#;
             ledger.and_then(|mut file| file.write_all(half)).expect("it can be written");
@@ -363,8 +368,9 @@ impl Bench {
         slots.sort();
         slots.dedup();
         assert_eq!(slots.len(), ours.len(), "rented twice: {ours:?}");
-        for (label, lease) in books.leases().filter(|_| !self.put_back) {
-            let (said, billed) = (lease.cost(time_of_day()), self.world.cost(label));
+        let now = self.leases.as_ref().map_or_else(clock::exactly_now, Leases::now);
+        for (label, lease) in books.leases().filter(|_| !self.lost_time) {
+            let (said, billed) = (lease.cost(now), self.world.cost(label));
             assert!(billed <= said, "{label:?} has cost {billed}, and the ledger says {said}");
         }
         let labels = self.world.labels();

@@ -117,6 +117,17 @@ fn a_clock_that_was_put_forward_makes_no_listing_late_enough() {
 }
 
 #[test]
+fn a_clock_that_is_put_back_makes_nothing_cheaper() {
+    let long = Duration::from_mins(5);
+    let jump = Step::Jump(SignedDuration::from_hours(-1));
+    let begun = [Step::Rent(0), Step::Hear(long), Step::Wait(long)];
+    let ends = [Step::Wait(long), Step::GiveBack(0), Step::Hear(long)];
+    tell(&[&begun[..], &[jump], &ends[..]].concat(), Net::Resume);
+    let forth = Step::Jump(SignedDuration::from_hours(1));
+    tell(&[&begun[..], &[forth, Step::Wait(long), jump], &ends[..]].concat(), Net::Resume);
+}
+
+#[test]
 fn the_second_in_which_an_instance_went_is_counted_too() {
     let (tenths, long) = (Duration::from_millis(900), Duration::from_mins(5));
     let story = [

@@ -5,8 +5,8 @@
 mod chart;
 
 use super::{
-    account::{likeness, moment, small, state},
-    words,
+    account::{likeness, moment, state},
+    words::{self, small},
 };
 use crate::{
     clock,

@@ -26,9 +26,9 @@ impl Runner<'_> {
         let held = self.slots[at].held_mut().expect("it was just found");
         match said {
             Said::Phase(phase) => self.phase(number, phase),
-            Said::Up { price } => {
+            Said::Priced(price) => {
                 let quoted = self.leases.books().lease(&held.label).map(|l| l.terms.price);
-                if let Some((price, quoted)) = price.zip(quoted)
+                if let Some(quoted) = quoted
                     && purse::is_dearer(price, quoted)
                 {
                     // Nothing was agreed to at this price.

@@ -170,7 +170,6 @@ impl Runner<'_> {
     fn draw_up(&mut self, number: u32, listed: &Listed) -> Result<(Order, Terms), Why> {
         let setting = self.tools.setting;
         let (plan, offer) = (&setting.plan, &listed.offer);
-        let now = clock::now();
         // It is over some time after the run has been told to stop.
         let mut kept = self.time_left().saturating_add(LEASE_MARGIN);
         let mut paid = kept;
@@ -179,7 +178,7 @@ impl Runner<'_> {
             // This slot is one of them. What is vacant now stays so.
             let waiting = |slot: &&Slot| matches!(slot.stand, Stand::Quoting);
             let sharers = self.slots.iter().filter(waiting).count().max(1);
-            let left = purse::left(self.leases.books(), budget, now);
+            let left = purse::left(self.leases.books(), budget, self.leases.now());
             let share = Usd(left.0 / sharers as u64);
             let lasts = purse::time_for(share, offer.price, offer.billing, traffic);
             if lasts < SHORTEST_LEASE && offer.price.0 != 0 {
@@ -188,6 +187,9 @@ impl Runner<'_> {
             // To end itself takes it as long as it takes us, and is paid for too.
             (kept, paid) = (kept.min(lasts.saturating_sub(purse::RELEASE)), paid.min(lasts));
         }
+        // As the computer's clock shows it: it is meant for others, whose clocks are right. Where that
+        // clock was put back to what is wrong, a machine ends itself too early, and not too late.
+        let now = clock::shown(clock::now());
         let expires = clock::after(now, kept);
         let attempt = self.slots.iter().find(|slot| slot.number == number).map_or(0, |s| s.attempt);
         let label = Stamp::new(&setting.owner, &plan.run, number, attempt, expires).label();
@@ -321,6 +323,8 @@ impl Runner<'_> {
         let Some(Terms { provider, machine, expires, promise, .. }) = terms else {
             return Ok(());
         };
+        // From here on it comes nearer whatever becomes of the clock.
+        let expires = clock::ours(expires);
         let market = setting.markets.get(&provider).cloned();
         let market = market.ok_or_else(|| LeaseError::NoMarket(provider.clone()))?;
         let capabilities = market.capabilities();

@@ -3,7 +3,6 @@
 use super::Runner;
 use crate::{
     catalog::{self, Catalog},
-    clock,
     cost::Share,
     event::Event,
     report::words,
@@ -144,6 +143,7 @@ impl Runner<'_> {
         let time = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
         let worst =
             purse::worst(offer.price, offer.billing, time.saturating_add(LEASE_MARGIN), traffic);
-        worst <= purse::left_without(self.leases.books(), &held.label, budget, clock::now())
+        let now = self.leases.now();
+        worst <= purse::left_without(self.leases.books(), &held.label, budget, now)
     }
 }

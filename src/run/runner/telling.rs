@@ -34,7 +34,7 @@ impl Runner<'_> {
             tokens_out: tally.tokens_out,
             prompts_per_second: rate,
             tokens_per_second: self.tokens.rate(),
-            spent: self.leases.books().cost(clock::now()),
+            spent: self.leases.books().cost(self.leases.now()),
             waiting: self.slots.iter().filter_map(|slot| self.waiting(slot)).collect(),
             seconds_left,
             expected: seconds_left.map(|seconds| self.cost_after(seconds)),
@@ -65,7 +65,7 @@ impl Runner<'_> {
         let share = candidate?.share;
         let held = slot.held();
         let since = self.leases.books().lease(label)?.since;
-        let gone = clock::between(since, clock::now()).as_secs_f64();
+        let gone = clock::between(since, self.leases.now()).as_secs_f64();
         let startup = match held.and_then(|held| held.engine.as_ref()) {
             Some(_) => 0.0,
             None => (share.startup - gone).max(0.0),
@@ -78,7 +78,7 @@ impl Runner<'_> {
     /// What the run will have cost after so many more seconds with what is rented now.
     fn cost_after(&self, seconds: f64) -> Usd {
         let time = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
-        self.leases.books().cost(clock::after(clock::now(), time))
+        self.leases.books().cost(clock::after(self.leases.now(), time))
     }
 
     /// What was seen of a machine, for later plans.
@@ -110,7 +110,7 @@ impl Runner<'_> {
             Stand::Held(_) | Stand::Quoting | Stand::Leaving(_) | Stand::Vacant => return None,
         };
         let lease = self.leases.books().lease(label)?;
-        Some((slot.number, lease.cost(clock::now())))
+        Some((slot.number, lease.cost(self.leases.now())))
     }
 }
 

@@ -1,0 +1,72 @@
+//! What going on with a run may cost is said, and asked, before it does.
+
+use crate::{
+    cloud::{Cloud, kill_with_guard},
+    program::{User, conversation, eventually, ids, numbered_ids},
+};
+use std::process::{Output, Stdio};
+
+const PROMPTS: usize = 60;
+const MORE: [&str; 5] = ["--yes", "--out", "out.jsonl", "--echo-pace", "10"];
+
+/// A run whose program and guard are killed once it has rented.
+fn begun_and_killed(cloud: &Cloud, user: &User, market: &str, more: &[&str]) {
+    let mut command = cloud.run(user, market, PROMPTS, &[&MORE[..], more].concat());
+    command.env("PIECEWORK_GUARD_GRACE", "9999").stdout(Stdio::null()).stderr(Stdio::null());
+    let mut program = command.spawn().expect("it runs");
+    let partial = eventually("a completion", || {
+        let mut runs = std::fs::read_dir(user.folder().join("home/runs")).ok()?;
+        let partial = runs.next()?.ok()?.path().join("completions.partial.jsonl");
+        partial.metadata().is_ok_and(|about| 0 < about.len()).then_some(partial)
+    });
+    kill_with_guard(user, &mut program);
+    assert!(partial.exists() && cloud.world(market)["billed"] == 1);
+}
+
+fn resumed(cloud: &Cloud, user: &User, market: &str, more: &[&str]) -> (Output, String) {
+    let arguments = [&["resume", "last"], more].concat();
+    let output = cloud.piecework(user, market, &arguments).output().expect("it runs");
+    let said = conversation(&output);
+    (output, said)
+}
+
+#[test]
+fn a_run_that_nobody_says_yes_to_is_not_gone_on_with_and_gives_back_what_it_rents() {
+    let Some(cloud) = Cloud::start("a run that nobody says yes to") else { return };
+    let user = User::new();
+    begun_and_killed(&cloud, &user, "lambda", &["--deadline", "1h"]);
+    let (output, said) = resumed(&cloud, &user, "lambda", &[]);
+    assert_eq!(output.status.code(), Some(4), "{said}");
+    assert!(said.contains("still rented from lambda at $"), "{said}");
+    assert!(said.contains(" so far; at most $") && said.contains("within 1 h 0 min"), "{said}");
+    assert!(said.contains("what was still rented is given back"), "{said}");
+    assert_eq!(cloud.world("lambda")["billed"], 0, "{said}");
+
+    // Nothing is rented any more, and going on would rent.
+    let (output, said) = resumed(&cloud, &user, "lambda", &["--budget", "0.50"]);
+    assert_eq!(output.status.code(), Some(4), "{said}");
+    assert!(said.contains("nothing was rented") && said.contains("--yes"), "{said}");
+    assert!(said.contains("at most $0."), "no more than the budget: {said}");
+
+    let (output, said) = resumed(&cloud, &user, "lambda", &["--yes"]);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains(" so far; at most $"), "said also where nobody is asked: {said}");
+    assert_eq!(ids(&user.folder().join("out.jsonl")), numbered_ids(PROMPTS));
+
+    // Nothing is left to do, and nothing asked.
+    let (output, said) = resumed(&cloud, &user, "lambda", &[]);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(!said.contains("at most"), "{said}");
+}
+
+#[test]
+fn a_yes_goes_on_with_the_machine_that_is_still_rented() {
+    let Some(cloud) = Cloud::start("a yes to a machine that is still rented") else { return };
+    let user = User::new();
+    begun_and_killed(&cloud, &user, "vast", &[]);
+    let (output, said) = resumed(&cloud, &user, "vast", &["--yes"]);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains("still rented from vast") && said.contains("still there"), "{said}");
+    assert_eq!(ids(&user.folder().join("out.jsonl")), numbered_ids(PROMPTS));
+    assert_eq!(cloud.world("vast")["billed"], 0);
+}
