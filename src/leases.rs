@@ -20,7 +20,7 @@ use std::{
 };
 use tokio::{
     task::{Id, JoinSet},
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 /// How often a listing is looked at while it may still be behind.
@@ -28,6 +28,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// How often one is asked for that fails, before the question is left to settling.
 const LOOKS: u32 = 20;
+
+/// How long a listing is waited for once all is shown to be gone.
+const LAST_LOOK: Duration = Duration::from_secs(20);
 
 /// Every marketplace that may be rented from, by name.
 #[derive(Clone, Debug, Default)]
@@ -328,7 +331,7 @@ impl Leases {
     /// Gives back everything owed, however long it takes. Whoever calls may drop this at any
     /// point, and must then say what is still owed. After an error something still is.
     pub async fn settle(&mut self) -> Result<(), LeaseError> {
-        let (mut settled, mut failed) = (Ok(()), None);
+        let (mut settled, mut failed, mut looked) = (Ok(()), None, false);
         let mut kept = BTreeSet::new();
         loop {
             let owed: Vec<Label> = self.books().owed().map(|(label, _)| label.clone()).collect();
@@ -347,7 +350,13 @@ impl Leases {
                 Some(Ok(News::Rented(..) | News::Released(_))) => {}
                 // The others are waited for all the same.
                 Some(Err(error)) => drop(failed.get_or_insert(error)),
-                None => return failed.map_or(settled, |error| Err(error.into())),
+                None if looked || failed.is_some() => {
+                    return failed.map_or(settled, |error| Err(error.into()));
+                }
+                None => {
+                    looked = true;
+                    failed = self.look_again().await.err();
+                }
             }
         }
     }
@@ -366,6 +375,25 @@ impl Leases {
             }
         }
         errors
+    }
+
+    /// Looks once more for what is over: an order may be carried out later than any listing should
+    /// be, and what has gone may be listed again. What is there is owed again.
+    async fn look_again(&mut self) -> Result<(), LedgerError> {
+        let providers: BTreeSet<_> =
+            self.books().leases().map(|(_, lease)| lease.terms.provider.clone()).collect();
+        for provider in providers {
+            let Some(market) = self.markets.get(&provider).cloned() else { continue };
+            // All of it was shown to be gone, from which a listing that fails takes nothing.
+            let listed = timeout(LAST_LOOK, market.instances()).await;
+            let listed = listed.ok().and_then(Result::ok).unwrap_or_default();
+            for label in listed.into_iter().filter_map(|instance| instance.label) {
+                if self.books().lease(&label).is_some_and(|lease| !lease.state.is_owed()) {
+                    self.ledger.record(&label, Entry::Releasing)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Takes off the accounts what these leases have left there beside instances: the key that they

@@ -278,6 +278,36 @@ async fn what_is_on_its_way_out_is_not_taken_over() {
     assert_eq!(bench.world.billed(), 0);
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_order_that_is_carried_out_later_than_any_listing_is_ended_all_the_same() {
+    let lag = Duration::from_mins(1);
+    let world = World::with_lag(lag);
+    // Listed later than it admits to.
+    world.go_at(Pace { answer: Duration::ZERO, listed: lag * 2 });
+    let mut bench = Bench::new(world.strike(0, Fault::LoseReply));
+    let news = bench.order().await;
+    assert!(matches!(news, News::Rented(_, Err(_))), "{news:?}");
+    assert_eq!((bench.state(), bench.world.billed()), (&LeaseState::Released, 1));
+    tokio::time::advance(lag * 2).await;
+    let calls = bench.world.calls();
+    bench.leases.settle().await.unwrap();
+    assert_eq!((bench.state(), bench.world.billed()), (&LeaseState::Released, 0));
+    assert_eq!(bench.world.calls() - calls, 4, "it is seen, found, ended and gone");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_last_look_costs_one_listing_and_one_that_fails_takes_nothing_back() {
+    for fault in [Fault::None, DOWN] {
+        let mut bench = Bench::new(World::default());
+        bench.rented().await;
+        bench.released().await;
+        let calls = bench.world.calls();
+        bench.world.strike_next(fault);
+        bench.leases.settle().await.unwrap();
+        assert_eq!((bench.world.calls() - calls, bench.leases.books().owed().count()), (1, 0));
+    }
+}
+
 /// A marketplace, looked at with this key.
 fn logged_in(lag: Duration, login: &str) -> Arc<World> {
     let world = World::with_lag(lag);

@@ -6,6 +6,8 @@
 //!                      └────releasing─────────────────────▶┘
 //! ```
 //!
+//! What is over and is listed after all is released once more.
+//!
 //! There is no failed state: a lease is over when it is gone from the marketplace's listing, and
 //! owed until then.
 
@@ -103,9 +105,15 @@ impl LeaseState {
                 Ok(self.clone())
             }
             (Self::Ordered, Entry::Refused) => Ok(Self::Refused),
-            (Self::Ordered | Self::Held(_) | Self::Releasing(_), Entry::Releasing) => {
-                Ok(Self::Releasing(self.id().cloned()))
-            }
+            (
+                Self::Ordered
+                | Self::Held(_)
+                | Self::Releasing(_)
+                // It was carried out too late to be seen, or it has come back.
+                | Self::Refused
+                | Self::Released,
+                Entry::Releasing,
+            ) => Ok(Self::Releasing(self.id().cloned())),
             (Self::Releasing(_), Entry::Released) => Ok(Self::Released),
             _ => Err(IllegalEntry { state: self.clone(), entry: Box::new(entry.clone()) }),
         }
@@ -152,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_follows_the_end() {
+    fn only_a_release_follows_the_end() {
         let id = InstanceId("i".into());
         for end in [LeaseState::Refused, LeaseState::Released] {
             for entry in [
@@ -161,11 +169,12 @@ mod tests {
                 Entry::Priced(UsdPerHour(2)),
                 Entry::Login("1".into()),
                 Entry::Refused,
-                Entry::Releasing,
                 Entry::Released,
             ] {
                 assert!(end.next(&entry).is_err(), "{end:?} then {entry:?}");
             }
+            let again = end.next(&Entry::Releasing).expect("it was listed after all");
+            assert_eq!((again.is_owed(), again), (true, LeaseState::Releasing(None)));
         }
     }
 
