@@ -22,10 +22,12 @@ const JITTER: Duration = Duration::from_secs(1);
 /// The time as this process tells it.
 static TOLD: Mutex<Option<(Instant, Course)>> = Mutex::new(None);
 
+/// Another clock than the computer's, since when it is asked, and the time that is told by it.
+type Other = (fn() -> Timestamp, tokio::time::Instant, Course);
+
 thread_local! {
-    /// Another clock than the computer's, since when it is asked, and the time that is told by it.
-    static OTHER: RefCell<Option<(fn() -> Timestamp, tokio::time::Instant, Course)>> =
-        const { RefCell::new(None) };
+    /// What this thread asks instead of the computer's clock.
+    static OTHER: RefCell<Option<Other>> = const { RefCell::new(None) };
 }
 
 /// How the time has gone on so far.

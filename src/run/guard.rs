@@ -250,9 +250,9 @@ mod tests {
     }
 
     fn told(guard: &mut Guard) -> Option<String> {
-        guard.look().map(|event| match event {
-            Event::Unguarded { reason } => reason,
-            other => panic!("{other:?}"),
+        guard.look().map(|event| {
+            let Event::Unguarded { reason } = event else { panic!("{event:?}") };
+            reason
         })
     }
 
