@@ -3,9 +3,17 @@
 use super::{
     CommandError,
     consent::{consented, refused},
-    open_home, run,
+    markets, open_home, run,
 };
-use crate::{cli::ResumeArgs, exit::Exit, settings};
+use crate::{
+    cli::ResumeArgs,
+    exit::Exit,
+    ledger::Books,
+    report,
+    run::{FolderError, Home, RunFolder},
+    settings,
+};
+use providers::Label;
 use std::path::Path;
 
 /// Goes on.
@@ -13,7 +21,10 @@ pub(super) async fn resume(args: ResumeArgs, home: Option<&Path>) -> Result<Exit
     let worker = settings::worker(args.telling.worker.as_deref())?;
     let home = open_home(home)?;
     let folder = home.find(&args.run)?;
-    let mut plan = folder.plan()?;
+    let mut plan = match folder.plan() {
+        Ok(plan) => plan,
+        Err(error) => return without_plan(&home, &folder, error).await,
+    };
     if let Some(text) = &args.deadline {
         plan.deadline = settings::time(text)?;
     }
@@ -26,4 +37,25 @@ pub(super) async fn resume(args: ResumeArgs, home: Option<&Path>) -> Result<Exit
         return refused(&setting, args.telling.json).await;
     }
     run::go(setting, &home, args.telling.json).await
+}
+
+/// A run that can't be gone on with for want of its plan may owe something all the same.
+async fn without_plan(
+    home: &Home,
+    folder: &RunFolder,
+    error: FolderError,
+) -> Result<Exit, CommandError> {
+    let ledger = folder.ledger();
+    let books = Books::read(&ledger).map_err(|error| {
+        CommandError::new(Exit::MayBeBilled, error)
+            .hint("`piecework cleanup` finds and ends what is left by its labels")
+    })?;
+    let owed: Vec<Label> =
+        books.unwrap_or_default().owed().map(|(label, _)| label.clone()).collect();
+    if owed.is_empty() {
+        return Err(error.into());
+    }
+    report::error(&error, None);
+    report::owed(&owed, &ledger, &markets(home).await?);
+    Ok(Exit::MayBeBilled)
 }

@@ -103,7 +103,17 @@ fn the_guard_needs_no_plan_to_give_back() {
         command.env("PIECEWORK_GUARD_GRACE", "1");
         let mut program = running(&cloud, &mut command, "lambda");
         damage(user.only_run().join("plan.json")).expect("it is there");
+        let run = user.only_run();
+        let guard = eventually("its guard", || pids_in(&run, "guard").pop());
+        signal(&guard, "STOP");
         kill(&mut program);
+        let name = run.file_name().and_then(|name| name.to_str()).expect("it is a name");
+        let resumed = cloud.piecework(&user, "lambda", &["resume", name]).output();
+        let resumed = resumed.expect("it runs");
+        let said = conversation(&resumed);
+        assert_eq!(resumed.status.code(), Some(70), "{said}");
+        assert!(said.contains("something may still be billed"), "{said}");
+        signal(&guard, "CONT");
         cloud.wait_until_nothing_is_billed("lambda");
         assert_eq!(only_rental(&cloud.world("lambda"))["ended_by"], "account");
     }
