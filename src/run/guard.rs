@@ -22,7 +22,10 @@ use std::{
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
-use tokio::time::sleep;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::sleep,
+};
 
 /// How long a dead run is left alone, so that it can be resumed.
 pub const GRACE: Duration = Duration::from_secs(30);
@@ -170,6 +173,8 @@ pub async fn stand(
 ) -> io::Result<()> {
     // A session of its own: the end of the terminal is the program's, not its.
     let _ = rustix::process::setsid();
+    // And so is its hanging up, which the system also says to whom the program's end leaves alone.
+    drop(signal(SignalKind::hangup())?);
     let Some(_lock) = lock(&folder.guard_lock())? else {
         return Ok(());
     };
