@@ -1,5 +1,5 @@
-//! What runs that died have left behind: ledgers × listings → what to end ([`sort`], pure), and
-//! ending it ([`end`]).
+//! What runs that died have left behind: ledgers × listings → what to end ([`sort()`], pure), and
+//! ending it ([`end()`]).
 //!
 //! Ended is only what one of our ledgers owes, or what a label proves to be ours while nobody is at
 //! work on its run, or past its time. Another computer's instances are shown, and strangers' are

@@ -16,7 +16,7 @@ use std::{collections::BTreeMap, env, fs, process::Output};
 const APART: f64 = 3.0;
 
 /// About how long a run takes, in seconds, if it is as fast as it is thought to be.
-const SECONDS: f64 = 80.0;
+const SECONDS: f64 = 50.0;
 
 /// What a run may be off by for its estimate to count as right.
 const RIGHT: f64 = 0.1;
