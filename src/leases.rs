@@ -1,8 +1,10 @@
 //! Renting and giving back. No file but this one and [`giving_back`] calls `rent` or `release`.
 
 mod giving_back;
+mod markets;
 
 pub use giving_back::{end_disks, end_stray};
+pub use markets::Markets;
 
 use crate::{
     event::{Event, Events},
@@ -10,9 +12,7 @@ use crate::{
 };
 use giving_back::{Tries, find, give_back, recognise};
 use jiff::Timestamp;
-use providers::{
-    ErrorKind, Host, Instance, InstanceId, Label, Leftover, Marketplace, Order, UsdPerHour,
-};
+use providers::{ErrorKind, Instance, InstanceId, Label, Leftover, Marketplace, Order, UsdPerHour};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
@@ -31,46 +31,6 @@ const LOOKS: u32 = 20;
 
 /// How long a listing is waited for once all is shown to be gone.
 const LAST_LOOK: Duration = Duration::from_secs(20);
-
-/// Every marketplace that may be rented from, by name.
-#[derive(Clone, Debug, Default)]
-pub struct Markets(BTreeMap<&'static str, Arc<dyn Marketplace>>);
-
-impl Markets {
-    /// These.
-    pub fn new(markets: impl IntoIterator<Item = Arc<dyn Marketplace>>) -> Self {
-        Self(markets.into_iter().map(|market| (market.capabilities().name, market)).collect())
-    }
-
-    /// The one with this name.
-    pub fn get(&self, name: &str) -> Option<&Arc<dyn Marketplace>> {
-        self.0.get(name)
-    }
-
-    /// Those of these names. The first name that is none of ours is an error.
-    pub fn only<'a>(&self, names: &'a [String]) -> Result<Self, &'a str> {
-        let mut found = BTreeMap::new();
-        for name in names {
-            let (name, market) = self.0.get_key_value(name.as_str()).ok_or(name.as_str())?;
-            found.insert(*name, market.clone());
-        }
-        Ok(Self(found))
-    }
-
-    /// All but this computer.
-    #[must_use]
-    pub fn rented(&self) -> Self {
-        let rents =
-            |market: &Arc<dyn Marketplace>| market.capabilities().host != Host::ThisComputer;
-        let remote = self.0.iter().filter(|(_, market)| rents(market));
-        Self(remote.map(|(name, market)| (*name, market.clone())).collect())
-    }
-
-    /// All, by name.
-    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &Arc<dyn Marketplace>)> {
-        self.0.iter().map(|(name, market)| (*name, market))
-    }
-}
 
 /// Why an instance could not be had, or not be given back.
 #[derive(Debug, thiserror::Error)]
@@ -364,6 +324,17 @@ impl Leases {
     /// Asks once for everything owed to be given back. Returns what could not be, and why; none of it
     /// is owed any more after an empty answer.
     pub async fn settle_once(&mut self) -> Vec<LeaseError> {
+        let errors = self.ask_once().await;
+        if !errors.is_empty() {
+            return errors;
+        }
+        match self.look_again().await {
+            Ok(()) => self.ask_once().await,
+            Err(error) => vec![error.into()],
+        }
+    }
+
+    async fn ask_once(&mut self) -> Vec<LeaseError> {
         let owed: Vec<Label> = self.books().owed().map(|(label, _)| label.clone()).collect();
         let asked = owed.iter().map(|label| self.begin_to_release(label, Tries::Once));
         let mut errors: Vec<_> = asked.filter_map(Result::err).collect();

@@ -5,21 +5,18 @@ use crate::{
     event::Events,
     label::RunId,
     leases::{LeaseError, Leases, Markets, end_disks, end_stray},
-    ledger::{Books, Ledger, LedgerError},
+    ledger::{Books, FileError, Ledger, LedgerError},
     run::sweep,
 };
 use providers::{ErrorKind, Label};
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, path::Path, time::Duration};
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep},
 };
 
-/// How long something is tried to be ended.
+/// How long something is tried to be ended, and how long a guard is waited for that tries it.
 const LIMIT: Duration = Duration::from_mins(2);
-
-/// How long a guard is waited for that tries it at this moment.
-const PATIENCE: Duration = LIMIT;
 
 /// The shortest and the longest pause between two attempts.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
@@ -122,7 +119,7 @@ async fn settle(
 ) -> Vec<CleanupError> {
     // Taking the ledger up is also the last look at whether somebody else has it.
     let path = account.folder.ledger();
-    let ledger = match take(path, run, account.is_being_settled()).await {
+    let ledger = match take(&path, run, account.is_being_settled()).await {
         Ok(ledger) => ledger,
         Err(error) => return vec![error.into()],
     };
@@ -142,11 +139,16 @@ async fn settle(
     }
 }
 
-async fn take(path: std::path::PathBuf, run: &RunId, wait: bool) -> Result<Ledger, LedgerError> {
+/// Takes a ledger up; waits for whoever has it, if that is only for as long as a try takes.
+async fn take(path: &Path, run: &RunId, wait: bool) -> Result<Ledger, LedgerError> {
     let begun = Instant::now();
     loop {
-        let taken = Ledger::open_to_settle(&path, run);
-        if taken.is_ok() || !wait || PATIENCE <= begun.elapsed() {
+        let taken = Ledger::open_to_settle(path, run);
+        let in_use = matches!(
+            taken,
+            Err(LedgerError::File(FileError::InUse { .. } | FileError::InUseByUnknown))
+        );
+        if !(in_use && wait && begun.elapsed() < LIMIT) {
             return taken;
         }
         sleep(PAUSES.0).await;
@@ -168,11 +170,11 @@ mod tests {
     use crate::{
         cleanup::{accounts, listings, sort},
         label::{Owner, Stamp},
-        ledger,
+        ledger::{Entry, Terms},
         run::Home,
     };
     use jiff::Timestamp;
-    use providers::{Marketplace, Need, Order, Usd, UsdPerHour, testkit::World};
+    use providers::{Marketplace, Need, Order, UsdPerHour, testkit::World};
     use std::sync::Arc;
 
     const NOW: i64 = 1_795_600_000;
@@ -181,19 +183,8 @@ mod tests {
         Timestamp::from_second(second).expect("it is a time")
     }
 
-    fn terms(provider: &str) -> ledger::Terms {
-        ledger::Terms {
-            provider: provider.to_owned(),
-            login: None,
-            offer: providers::OfferId("1".into()),
-            machine: None,
-            billing: providers::Billing::default(),
-            traffic: providers::Usd(0),
-            price: UsdPerHour(1),
-            worst: Usd(1),
-            expires: at(NOW),
-            promise: crate::smoke::Promise::default(),
-        }
+    fn terms(provider: &str) -> Terms {
+        Terms::example(provider, UsdPerHour(1), at(NOW))
     }
 
     #[tokio::test(start_paused = true)]
@@ -210,7 +201,7 @@ mod tests {
             world.rent(&order).await.expect("it is for rent");
         }
         let mut ledger = Ledger::open(&ours.ledger(), &run).expect("it opens");
-        ledger.record(&labels[0], ledger::Entry::Ordered(terms("world"))).expect("it is the first");
+        ledger.record(&labels[0], Entry::Ordered(terms("world"))).expect("it is the first");
         drop(ledger);
 
         let markets = Markets::new([world.clone() as Arc<dyn Marketplace>]);

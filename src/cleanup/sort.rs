@@ -248,7 +248,7 @@ mod tests {
     use super::*;
     use crate::{
         cleanup::accounts,
-        ledger::{self, Entry, Ledger},
+        ledger::{Entry, Ledger, Terms},
         run::{Home, RunFolder},
     };
     use providers::{InstanceId, InstanceState, LeftoverKind};
@@ -260,19 +260,8 @@ mod tests {
         Timestamp::from_second(second).expect("it is a time")
     }
 
-    fn terms(provider: &str) -> ledger::Terms {
-        ledger::Terms {
-            provider: provider.to_owned(),
-            login: None,
-            offer: providers::OfferId("1".into()),
-            machine: None,
-            billing: providers::Billing::default(),
-            traffic: providers::Usd(0),
-            price: UsdPerHour(1),
-            worst: Usd(1),
-            expires: at(NOW),
-            promise: crate::smoke::Promise::default(),
-        }
+    fn terms(provider: &str) -> Terms {
+        Terms::example(provider, UsdPerHour(1), at(NOW))
     }
 
     fn listed(label: Option<Label>) -> Instance {

@@ -2,7 +2,7 @@
 
 use super::{CommandError, forget::forget, markets, open_home, ps};
 use crate::{
-    cleanup::{self, CleanupError, Kind, Whose},
+    cleanup::{self, CleanupError, Found, Kind, Whose},
     cli::CleanupArgs,
     clock,
     event::Events,
@@ -13,7 +13,7 @@ use crate::{
 };
 use providers::Leftover;
 use std::{path::Path, time::Duration};
-use tokio::sync::mpsc::unbounded_channel;
+use tokio::{signal::ctrl_c, sync::mpsc::unbounded_channel};
 
 /// How often it looks where it is to watch.
 const WATCH_EVERY: Duration = Duration::from_mins(1);
@@ -25,11 +25,28 @@ pub(super) async fn cleanup(args: &CleanupArgs, home: Option<&Path>) -> Result<E
     if let Some(label) = &args.forget {
         return forget(label, args.yes, &home, &markets).await;
     }
+    if !args.watch {
+        return once(args, &home, &markets).await;
+    }
+    // Who has once listened for an interrupt has to listen all the time.
+    let mut last = Exit::MayBeBilled;
+    tokio::select! {
+        biased;
+        never = watch(args, &home, &markets, &mut last) => never?,
+        Ok(()) = ctrl_c() => {}
+    }
+    Ok(last)
+}
+
+/// Looks again and again, and notes how the last look ended. Ends only with an error.
+async fn watch(
+    args: &CleanupArgs,
+    home: &Home,
+    markets: &Markets,
+    last: &mut Exit,
+) -> Result<(), CommandError> {
     loop {
-        let exit = once(args, &home, &markets).await?;
-        if !args.watch {
-            return Ok(exit);
-        }
+        *last = once(args, home, markets).await?;
         tokio::time::sleep(WATCH_EVERY).await;
     }
 }
@@ -54,7 +71,13 @@ async fn once(args: &CleanupArgs, home: &Home, markets: &Markets) -> Result<Exit
     if dead == 0 {
         return Ok(exit);
     }
-    let instances = words::plural(dead as u64, "instance");
+    let is_disk = |found: &&Found| whose.is_to_end(found) && found.disk.is_some();
+    let word = match found.iter().filter(is_disk).count() {
+        0 => "instance",
+        disks if disks == dead => "disk",
+        _ => "rental",
+    };
+    let instances = words::plural(dead as u64, word);
     if !args.yes && !report::ask(&format!("end {instances}?")) {
         report::note(&format!("{instances} left as they are; give `--yes` to end them"));
         return Ok(Exit::MayBeBilled);
@@ -69,7 +92,7 @@ async fn once(args: &CleanupArgs, home: &Home, markets: &Markets) -> Result<Exit
     let ended = tokio::select! {
         errors = cleanup::end(&found, whose, &accounts, markets, &events) => Some(errors),
         // Without somebody who hears it, the program ends as it always would.
-        Ok(()) = tokio::signal::ctrl_c() => None,
+        Ok(()) = ctrl_c() => None,
     };
     drop(events);
     // A reporter that crashed has nothing to add.

@@ -223,22 +223,11 @@ fn host() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use providers::{InstanceId, OfferId, UsdPerHour};
+    use providers::{InstanceId, UsdPerHour};
     use std::cell::Cell;
 
     fn terms() -> Terms {
-        Terms {
-            provider: "anywhere".into(),
-            login: None,
-            offer: OfferId("1".into()),
-            machine: None,
-            billing: providers::Billing::default(),
-            traffic: providers::Usd(0),
-            price: UsdPerHour(3_600_000),
-            worst: Usd(10),
-            expires: Timestamp::UNIX_EPOCH,
-            promise: crate::smoke::Promise::default(),
-        }
+        Terms::example("anywhere", UsdPerHour(3_600_000), Timestamp::UNIX_EPOCH)
     }
 
     fn run() -> RunId {

@@ -47,6 +47,25 @@ pub struct Terms {
     pub promise: Promise,
 }
 
+#[cfg(test)]
+impl Terms {
+    /// What tests order.
+    pub(crate) fn example(provider: &str, price: UsdPerHour, expires: Timestamp) -> Self {
+        Self {
+            provider: provider.to_owned(),
+            login: None,
+            offer: OfferId("1".into()),
+            machine: None,
+            price,
+            billing: Billing::default(),
+            traffic: Usd(0),
+            worst: Usd(1),
+            expires,
+            promise: Promise::default(),
+        }
+    }
+}
+
 /// A line of the ledger about one lease.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -145,18 +164,7 @@ mod tests {
     use super::*;
 
     fn terms() -> Terms {
-        Terms {
-            provider: "anywhere".into(),
-            login: None,
-            offer: OfferId("1".into()),
-            machine: None,
-            billing: providers::Billing::default(),
-            traffic: providers::Usd(0),
-            price: UsdPerHour(1),
-            worst: Usd(1),
-            expires: Timestamp::UNIX_EPOCH,
-            promise: Promise::default(),
-        }
+        Terms::example("anywhere", UsdPerHour(1), Timestamp::UNIX_EPOCH)
     }
 
     #[test]

@@ -2,11 +2,12 @@
 //!
 //! Workers talk to it through [`talk`](crate::shards::talk), marketplaces through [`Leases`]; it
 //! alone decides who gets which prompt, and when the run is over. Its methods are in files of their
-//! own: [`renting`] machines, [`hearing`] what workers say, [`feeding`] them, [`reviewing`] what they cost,
+//! own: [`renting`] and [`losing`] machines, [`hearing`] what workers say, [`feeding`] them, [`reviewing`] what they cost,
 //! and [`telling`] how it all goes.
 
 mod feeding;
 mod hearing;
+mod losing;
 mod renting;
 mod reviewing;
 mod telling;

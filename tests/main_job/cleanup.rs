@@ -2,10 +2,13 @@
 
 use crate::{
     cloud::{Cloud, kill_with_guard, only_rental},
-    program::{User, conversation, eventually, numbered},
+    program::{User, conversation, eventually, numbered, signal},
 };
 use serde_json::json;
-use std::process::Stdio;
+use std::{
+    io::{BufRead, BufReader},
+    process::Stdio,
+};
 
 /// A rental whose program and guard are dead, and which doesn't end itself for a while.
 fn left_behind(cloud: &Cloud, user: &User) {
@@ -50,13 +53,18 @@ fn a_watching_cleanup_ends_what_is_left_behind() {
     let mut watching = cloud
         .piecework(&user, "lambda", &["cleanup", "--watch", "--yes"])
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
+        .stderr(Stdio::piped())
         .spawn()
         .expect("it runs");
     cloud.wait_until_nothing_is_billed("lambda");
+    // Until it says that it has ended it, an interrupt is for what it is at.
+    let told = BufReader::new(watching.stderr.take().expect("it is piped"));
+    let ended = |line: std::io::Result<String>| line.is_ok_and(|l| l.contains("ended 1 instance"));
+    assert!(told.lines().any(ended));
     assert!(watching.try_wait().expect("it can be asked").is_none(), "it goes on watching");
-    watching.kill().expect("it is ours");
-    watching.wait().expect("it is over");
+    signal(&watching.id().to_string(), "INT");
+    let ended = eventually("its end", || watching.try_wait().expect("it can be asked"));
+    assert_eq!(ended.code(), Some(0));
 }
 
 #[test]

@@ -165,5 +165,6 @@ fn a_disk_is_found_without_its_instance_and_its_ledger() {
     let shown = cloud.piecework(&user, "verda", &["ps"]).output().expect("it runs");
     assert!(conversation(&shown).contains("a disk"), "{}", conversation(&shown));
     let output = cleanup(&cloud, &user, "verda");
+    assert!(conversation(&output).contains("ended 1 disk"), "{}", conversation(&output));
     assert_eq!((output.status.code(), billed()), (Some(0), Some(0)), "{}", conversation(&output));
 }

@@ -1,6 +1,6 @@
 //! Machines: looking for one, ordering it, talking to it, and giving it up.
 
-use super::{ATTEMPTS, AbortOnDrop, LEASE_MARGIN, Quote, Runner};
+use super::{AbortOnDrop, LEASE_MARGIN, Quote, Runner};
 use crate::{
     catalog::{self, Catalog},
     choose::{Candidate, Listed, in_words},
@@ -28,9 +28,6 @@ use crate::{
 use providers::{ErrorKind, Host, Instance, Label, Offer, Order, Rental, Usd};
 use std::{collections::VecDeque, time::Duration};
 use tokio::{sync::mpsc::unbounded_channel, time::sleep};
-
-/// How many offers may turn out to be gone before that counts as a failure.
-const GONE_OFFERS: u32 = 20;
 
 /// For a shorter time than this nothing is rented: it would be over before the first answer.
 const SHORTEST_LEASE: Duration = Duration::from_mins(2);
@@ -391,98 +388,10 @@ impl Runner<'_> {
         }
         Ok(())
     }
-
-    /// Tries again for a slot that got no instance, or leaves it vacant.
-    fn not_rented(&mut self, number: u32, why: Why) -> Result<(), Why> {
-        if let Why::Lease(LeaseError::Ledger(_)) = why {
-            return Err(why);
-        }
-        let others = self.slots.iter().any(|slot| slot.number != number && slot.is_busy());
-        // What would fail again for each slot; the last to hear of it says so.
-        let is_final = matches!(
-            why,
-            Why::NoOffer(_) | Why::Budget { .. } | Why::Template(_) | Why::HostKeys(_)
-        );
-        let closed = matches!(&why, Why::Lease(error) if is_closed(error));
-        let all = &self.tools.setting.plan.search.providers;
-        let is_final = is_final || closed && all.iter().all(|name| self.closed.contains(name));
-        let gone = matches!(&why, Why::Lease(LeaseError::Market(error))
-            if error.kind == ErrorKind::OfferGone);
-        let reason = describe(&why);
-        self.tools.events.send(Event::Lost { slot: number, reason: reason.clone() });
-        self.last_loss = Some(reason);
-        self.stand(number, Stand::Vacant);
-        if is_final {
-            return if others { Ok(()) } else { Err(why) };
-        }
-        if closed {
-            self.seek(number);
-            return Ok(());
-        }
-        // Offers spoil within seconds, and another is at hand.
-        self.gone += u32::from(gone);
-        if gone && self.gone < GONE_OFFERS {
-            self.seek(number);
-            return Ok(());
-        }
-        self.try_again(number);
-        Ok(())
-    }
-
-    /// Looks for another offer, unless it was tried often enough.
-    fn try_again(&mut self, number: u32) {
-        self.stand(number, Stand::Vacant);
-        if let Some(slot) = self.slots.iter_mut().find(|slot| slot.number == number) {
-            slot.attempt += 1;
-            slot.failures += 1;
-            if slot.failures < ATTEMPTS && self.tools.ladder.level() == Stop::No {
-                self.seek(number);
-            }
-        }
-    }
-
-    /// Gives up a machine, and looks for another unless that would fail as well.
-    pub(super) fn lose(&mut self, at: usize, loss: Loss) -> Result<(), Why> {
-        let answered = self.slots[at].held().map_or(0, |held| held.answered);
-        let number = self.slots[at].number;
-        if self.part_with(at)?.is_none() {
-            return Ok(());
-        }
-        if matches!(loss, Loss::Taken(_)) && 0 < answered {
-            // It was of use; how often such a one is taken away is no reason to give up.
-            self.slots[at].failures = 0;
-        }
-        let reason = describe(&loss);
-        self.tools.events.send(Event::Lost { slot: number, reason: reason.clone() });
-        self.last_loss = Some(reason);
-        let anybody_works = self.slots.iter().filter_map(Slot::held).any(|h| h.engine.is_some());
-        match loss {
-            Loss::Work(_) | Loss::Fenced if !anybody_works => return Err(Why::Work(loss)),
-            Loss::Work(_) | Loss::Fenced => {}
-            Loss::Instance(_) | Loss::Taken(_) => self.try_again(number),
-        }
-        Ok(())
-    }
-}
-
-impl Runner<'_> {
-    /// Takes its prompts back from a slot's machine and gives it back, if there is one. Its label.
-    pub(super) fn part_with(&mut self, at: usize) -> Result<Option<Label>, Why> {
-        // The last that is heard of what it did.
-        self.progress();
-        let Some(held) = self.slots[at].take_held() else {
-            return Ok(None);
-        };
-        self.measured.extend(self.measure(&held));
-        self.queue.lost(held.worker);
-        self.early.retain(|(from, _)| *from != held.worker);
-        self.leases.release(&held.label)?;
-        Ok(Some(held.label.clone()))
-    }
 }
 
 /// Whether a marketplace that says so takes no other order either, until somebody sees to it.
-fn is_closed(error: &LeaseError) -> bool {
+pub(super) fn is_closed(error: &LeaseError) -> bool {
     matches!(error, LeaseError::Market(error)
         if matches!(error.kind, ErrorKind::Unauthorized | ErrorKind::OutOfFunds))
 }

@@ -1,0 +1,105 @@
+//! Machines that are given up, and slots that got none: whether another is looked for.
+
+use super::{ATTEMPTS, Runner, renting::is_closed};
+use crate::{
+    event::Event,
+    leases::{LeaseError, describe},
+    run::{
+        slot::{Slot, Stand},
+        stop::Stop,
+        why::Why,
+    },
+    shards::Loss,
+};
+use providers::{ErrorKind, Label};
+
+/// How many offers may turn out to be gone before that counts as a failure.
+const GONE_OFFERS: u32 = 20;
+
+impl Runner<'_> {
+    /// Tries again for a slot that got no instance, or leaves it vacant.
+    pub(super) fn not_rented(&mut self, number: u32, why: Why) -> Result<(), Why> {
+        if let Why::Lease(LeaseError::Ledger(_)) = why {
+            return Err(why);
+        }
+        let others = self.slots.iter().any(|slot| slot.number != number && slot.is_busy());
+        // What would fail again for each slot; the last to hear of it says so.
+        let is_final = matches!(
+            why,
+            Why::NoOffer(_) | Why::Budget { .. } | Why::Template(_) | Why::HostKeys(_)
+        );
+        let closed = matches!(&why, Why::Lease(error) if is_closed(error));
+        let all = &self.tools.setting.plan.search.providers;
+        let is_final = is_final || closed && all.iter().all(|name| self.closed.contains(name));
+        let gone = matches!(&why, Why::Lease(LeaseError::Market(error))
+            if error.kind == ErrorKind::OfferGone);
+        let reason = describe(&why);
+        self.tools.events.send(Event::Lost { slot: number, reason: reason.clone() });
+        self.last_loss = Some(reason);
+        self.stand(number, Stand::Vacant);
+        if is_final {
+            return if others { Ok(()) } else { Err(why) };
+        }
+        if closed {
+            self.seek(number);
+            return Ok(());
+        }
+        // Offers spoil within seconds, and another is at hand.
+        self.gone += u32::from(gone);
+        if gone && self.gone < GONE_OFFERS {
+            self.seek(number);
+            return Ok(());
+        }
+        self.try_again(number);
+        Ok(())
+    }
+
+    /// Looks for another offer, unless it was tried often enough.
+    pub(super) fn try_again(&mut self, number: u32) {
+        self.stand(number, Stand::Vacant);
+        if let Some(slot) = self.slots.iter_mut().find(|slot| slot.number == number) {
+            slot.attempt += 1;
+            slot.failures += 1;
+            if slot.failures < ATTEMPTS && self.tools.ladder.level() == Stop::No {
+                self.seek(number);
+            }
+        }
+    }
+
+    /// Gives up a machine, and looks for another unless that would fail as well.
+    pub(super) fn lose(&mut self, at: usize, loss: Loss) -> Result<(), Why> {
+        let answered = self.slots[at].held().map_or(0, |held| held.answered);
+        let number = self.slots[at].number;
+        if self.part_with(at)?.is_none() {
+            return Ok(());
+        }
+        if matches!(loss, Loss::Taken(_)) && 0 < answered {
+            // It was of use; how often such a one is taken away is no reason to give up.
+            self.slots[at].failures = 0;
+        }
+        let reason = describe(&loss);
+        self.tools.events.send(Event::Lost { slot: number, reason: reason.clone() });
+        self.last_loss = Some(reason);
+        let anybody_works = self.slots.iter().filter_map(Slot::held).any(|h| h.engine.is_some());
+        match loss {
+            Loss::Work(_) | Loss::Fenced if !anybody_works => return Err(Why::Work(loss)),
+            Loss::Work(_) | Loss::Fenced => {}
+            Loss::Instance(_) | Loss::Taken(_) => self.try_again(number),
+        }
+        Ok(())
+    }
+
+    /// Takes its prompts back from a slot's machine and gives it back, if there is one. Its label.
+    pub(super) fn part_with(&mut self, at: usize) -> Result<Option<Label>, Why> {
+        // The last that is heard of what it did.
+        self.progress();
+        let Some(held) = self.slots[at].take_held() else {
+            return Ok(None);
+        };
+        self.measured.extend(self.measure(&held));
+        self.queue.lost(held.worker);
+        self.early.retain(|(from, _)| *from != held.worker);
+        self.leases.release(&held.label)?;
+        Ok(Some(held.label.clone()))
+    }
+}
