@@ -144,3 +144,45 @@ async fn an_eleventh_command_is_refused_and_may_be_tried_later() {
     let again = async { while session.exec("true").await.is_err() {} };
     timeout(LIMIT, again).await.expect("there is room again");
 }
+
+/// What a start script does to plant a host key, after these lines, in a machine of its own that
+/// sees all processes. Returns what the machine wrote into its folder. None where that can't be had.
+fn plants_a_key(before: &str) -> Option<tempfile::TempDir> {
+    let folder = tempfile::tempdir().unwrap();
+    let script = include_str!("../../templates/host-key.sh").replace("@KEY@", "a key");
+    let mut machine = Command::new("bwrap");
+    machine.args(["--dev-bind", "/", "/", "--tmpfs", "/etc/ssh", "--chdir"]).arg(folder.path());
+    match machine.args(["sh", "-c", &format!("{before}\n{script}\nwait")]).status() {
+        Ok(status) if status.success() => Some(folder),
+        Ok(_) | Err(_) => {
+            #[expect(clippy::print_stderr, reason = "a test that tests nothing says so")]
+            {
+                eprintln!("skipped: bubblewrap isn't installed or may do nothing");
+            }
+            None
+        }
+    }
+}
+
+#[test]
+fn a_planted_host_key_is_read_again_and_cuts_no_session_off() {
+    // A shell by the name of `sshd`, with a child that is one too, as its sessions are.
+    let serving = "cp /bin/sh sshd\n\
+                   ./sshd -c './sshd -c \"sleep 1; echo lived >session\" & \
+                   trap \"echo heard >server\" HUP; wait; sleep 2' &\n\
+                   sleep 0.3";
+    let Some(machine) = plants_a_key(serving) else { return };
+    let wrote = |name: &str| fs::read_to_string(machine.path().join(name)).unwrap_or_default();
+    assert_eq!((wrote("server").as_str(), wrote("session").as_str()), ("heard\n", "lived\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_planted_host_key_is_nothing_to_the_server_of_another_machine() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = RunKey::open(&folder.path().join("key")).unwrap();
+    let Some(sshd) = Sshd::start("ed25519", &key, folder) else { return };
+    let session = sshd.dial(&key).connect().await.unwrap();
+    if plants_a_key("").is_some() {
+        assert!(session.run("true", b"").await.unwrap().status.is_success());
+    }
+}
