@@ -22,5 +22,5 @@ pub use self::{
     key::RunKey,
     pin::{HostKeyChanged, Pins},
     russh::{Dial, Output, Patience, Session},
-    script::{answers, quote, under_sh},
+    script::{answers, ask, quote, under_sh},
 };

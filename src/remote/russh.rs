@@ -17,7 +17,7 @@ use std::{borrow::Cow, fmt, io, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 /// The most that SSH allows in one packet.
@@ -28,6 +28,14 @@ const WINDOW: u32 = 8 << 20;
 
 /// How many packets of one channel are held for a slow reader before the connection waits for it.
 const HELD_PACKETS: usize = 1024;
+
+/// How long to wait for room for another command, each time that there is none.
+const CROWDED_PAUSES: [Duration; 4] = [
+    Duration::from_millis(10),
+    Duration::from_millis(50),
+    Duration::from_millis(200),
+    Duration::from_secs(1),
+];
 
 /// Best first: AES in hardware is several times faster than the others.
 const CIPHERS: &[cipher::Name] = &[
@@ -178,15 +186,25 @@ pub struct Output {
 impl Session {
     /// Starts `command` under the user's login shell.
     pub async fn exec(&self, command: &str) -> Result<Channel, RemoteError> {
-        let lost = |error| lost(&self.ending, &error);
-        let mut channel = match self.handle.channel_open_session().await {
-            Err(russh::Error::ChannelOpenFailure(_)) => return Err(RemoteError::Crowded),
-            channel => channel.map_err(lost)?,
-        };
-        channel.exec(true, command).await.map_err(lost)?;
+        let mut channel = self.open().await?;
+        channel.exec(true, command).await.map_err(|error| lost(&self.ending, &error))?;
         self.accepted(&mut channel).await?;
         let (inbound, outbound) = channel.split();
         Ok(channel::join(inbound, outbound, Arc::clone(&self.ending)))
+    }
+
+    /// A channel for one command. A server that allows one at a time (`MaxSessions 1`) may count the
+    /// last one for a moment after it has said that it is over.
+    async fn open(&self) -> Result<SshChannel<Msg>, RemoteError> {
+        let mut pauses = CROWDED_PAUSES.iter();
+        loop {
+            match self.handle.channel_open_session().await {
+                Err(russh::Error::ChannelOpenFailure(_)) => {
+                    sleep(*pauses.next().ok_or(RemoteError::Crowded)?).await;
+                }
+                channel => return channel.map_err(|error| lost(&self.ending, &error)),
+            }
+        }
     }
 
     async fn accepted(&self, channel: &mut SshChannel<Msg>) -> Result<(), RemoteError> {

@@ -90,6 +90,11 @@ pub(super) fn version(path: &str) -> String {
     ))
 }
 
+/// Asks for what `command` prints, as an answer under this name.
+pub fn ask(name: &str, command: &str) -> String {
+    under_sh(&format!("echo \"{MARKER}{name} $({command})\""))
+}
+
 /// All that a script has answered under this name.
 pub fn answers<'a>(text: &'a str, name: &str) -> impl Iterator<Item = &'a str> {
     text.lines().filter_map(move |line| {

@@ -14,8 +14,8 @@ use crate::{
     leases::describe,
     ready::{NotReady, Waiting},
     remote::{
-        Dial, InstallError, Patience, Pins, RemoteError, RunKey, Session, Stdin, install, quote,
-        under_sh,
+        Dial, InstallError, Patience, Pins, RemoteError, RunKey, Session, Stdin, answers, ask,
+        install, quote, under_sh,
     },
     report::words,
     smoke::{self, Promise, Seen},
@@ -379,9 +379,10 @@ impl Talker {
         if !self.talk.watched || self.armed {
             return Ok(());
         }
-        let asked = session.run(&under_sh(&format!("cat {WATCHDOG_STATE}")), b"").await?;
+        let asked = session.run(&ask("watchdog", &format!("cat {WATCHDOG_STATE}")), b"").await?;
         let said = String::from_utf8_lossy(&asked.stdout);
-        let state = said.split_whitespace().next().unwrap_or("it doesn't run");
+        let state = answers(&said, "watchdog").find_map(|line| line.split_whitespace().next());
+        let state = state.unwrap_or("it doesn't run");
         self.armed = state == "armed";
         if self.armed { Ok(()) } else { Err(Broken::Unarmed(state.to_owned())) }
     }

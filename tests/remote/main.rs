@@ -7,6 +7,7 @@ mod proxy;
 
 mod installs;
 mod links;
+mod matrix;
 mod sessions;
 mod sshd;
 
