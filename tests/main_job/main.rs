@@ -9,6 +9,7 @@ mod consent;
 mod crashes;
 mod cuts;
 mod estimates;
+mod formats;
 mod full_disk;
 mod hostile;
 mod interrupts;
