@@ -122,6 +122,18 @@ fn a_page_shows_the_accounts_numbers_in_light_and_dark_on_a_phone_and_in_print()
         browser.look((width, height), scheme, media);
         let wide = browser.eval("return document.documentElement.scrollWidth");
         assert_eq!(wide, width, "{name}: nothing stands out beyond the edge");
+        let close = browser.eval(
+            "return [...document.querySelectorAll('.x')].flatMap(x => { \
+             const marks = [...x.children].map(m => m.getBoundingClientRect()).filter(m => m.width); \
+             return marks.filter((m, i) => i && m.left - marks[i - 1].right < 4).map(() => x.textContent) })",
+        );
+        assert_eq!(close, serde_json::json!([]), "{name}: times have room between them");
+        let alone = browser.eval(
+            "const tops = [...document.querySelectorAll('.tiles:not(.few) .tile')] \
+             .map(t => t.getBoundingClientRect().top); \
+             return tops.filter(top => top === tops.at(-1)).length",
+        );
+        assert!(2 <= alone.as_u64().expect("a number"), "{name}: a tile stands alone");
         let colours = browser.eval(
             "const style = getComputedStyle(document.body); \
              return [style.backgroundColor, style.color].map(c => c.match(/[\\d.]+/g).slice(0, 3) \
