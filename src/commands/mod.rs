@@ -8,6 +8,7 @@ mod login;
 mod logout;
 mod markets;
 mod offers;
+mod out;
 mod plan;
 mod prepare;
 mod providers;

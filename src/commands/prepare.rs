@@ -19,10 +19,7 @@ use crate::{
     plan::{Goal, make},
     prompts::{self, Input, Survey},
     report::{self, words},
-    run::{
-        LEASE_LIMIT, LEASE_MARGIN, NoOffer, RunFolder, engine_of, errors_beside, traffic,
-        worst as most,
-    },
+    run::{LEASE_LIMIT, LEASE_MARGIN, NoOffer, RunFolder, engine_of, traffic, worst as most},
     settings::Settings,
     shortlist::{Pick, Search, Task},
     template::has_watchdog,
@@ -304,43 +301,6 @@ fn fleet(
 
 fn duration(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
-}
-
-/// The place for the completions, made absolute, unless something is in the way.
-pub(super) fn usable_out(
-    out: &Path,
-    prompts: &[PathBuf],
-    force: bool,
-) -> Result<PathBuf, CommandError> {
-    if out == Path::new("-") {
-        return Ok(out.to_owned());
-    }
-    let usage = |error: String| CommandError::new(Exit::Usage, error);
-    let out = std::path::absolute(out).map_err(|error| CommandError::new(Exit::Usage, error))?;
-    if !out.parent().is_some_and(Path::is_dir) {
-        return Err(
-            usage(format!("there is no folder for `{}`", out.display())).hint("make it first")
-        );
-    }
-    for path in [&out, &errors_beside(&out)] {
-        let Ok(there) = path.symlink_metadata() else { continue };
-        let name = path.display();
-        if there.is_dir() {
-            return Err(usage(format!("`{name}` is a folder; name a file in it")));
-        }
-        if !there.is_file() {
-            return Err(usage(format!("`{name}` is no plain file; name another with `--out`")));
-        }
-        let is_it = |path: &Path| prompts.iter().any(|p| p.canonicalize().is_ok_and(|p| p == path));
-        if path.canonicalize().is_ok_and(|path| is_it(&path)) {
-            return Err(usage(format!("`{name}` holds the prompts; name another with `--out`")));
-        }
-        if !force {
-            let hint = "name another file with `--out`, or overwrite it with `--force`";
-            return Err(usage(format!("`{name}` is there already")).hint(hint));
-        }
-    }
-    Ok(out)
 }
 
 /// Paths are kept in plain files, which are text.

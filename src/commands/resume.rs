@@ -3,7 +3,7 @@
 use super::{
     CommandError,
     consent::{consented, refused},
-    markets, open_home, run,
+    markets, open_home, out, run,
 };
 use crate::{
     cli::ResumeArgs,
@@ -30,6 +30,9 @@ pub(super) async fn resume(args: ResumeArgs, home: Option<&Path>) -> Result<Exit
     }
     if let Some(text) = &args.budget {
         plan.budget = Some(settings::usd(text)?);
+    }
+    if let Some(target) = &plan.out {
+        out::unclaimed(&home, target, &plan.run)?;
     }
     let mut setting = run::setting(&home, folder, plan, worker).await?;
     setting.retry_failed = args.retry_failed;

@@ -1,8 +1,8 @@
 //! `provision-and-run`: rent, answer all prompts, give back.
 
 use super::{
-    CommandError, elsewhere, markets, open_home,
-    prepare::{Prepared, must_be_text, prepare, usable_out},
+    CommandError, elsewhere, markets, open_home, out,
+    prepare::{Prepared, must_be_text, prepare},
     program,
 };
 use crate::{
@@ -33,12 +33,12 @@ pub(super) async fn run(args: RunArgs, home: Option<&Path>) -> Result<Exit, Comm
     must_be_text(prompts.chain(args.out.as_deref()).chain(home))?;
     let settings = Settings::new(&args)?;
     let worker = settings::worker(args.telling.worker.as_deref())?;
-    let out = match args.out.as_deref().map(|out| (out, elsewhere::address(out))) {
+    let target = match args.out.as_deref().map(|out| (out, elsewhere::address(out))) {
         None => None,
         Some((_, Some(url))) => Some(elsewhere::usable(url, args.force).await?),
-        Some((out, None)) => Some(usable_out(out, &args.prompts, args.force)?),
+        Some((file, None)) => Some(out::usable(file, &args.prompts, args.force)?),
     };
-    if args.telling.json && out.as_deref() == Some(Path::new("-")) {
+    if args.telling.json && target.as_deref() == Some(Path::new("-")) {
         let error = "`--json` and `--out -` both want standard output";
         return Err(CommandError::new(Exit::Usage, error).hint("give `--out` a file"));
     }
@@ -46,6 +46,9 @@ pub(super) async fn run(args: RunArgs, home: Option<&Path>) -> Result<Exit, Comm
     let owner = home.renter()?;
     let markets = markets(&home).await?;
     let run = RunId::random(clock::now());
+    if let Some(target) = &target {
+        out::unclaimed(&home, target, &run)?;
+    }
     let folder = home.create(&run)?;
     let measured = measured::read(home.path());
     let prepared = match prepare(&args, &settings, &markets, &folder, measured).await {
@@ -84,7 +87,7 @@ pub(super) async fn run(args: RunArgs, home: Option<&Path>) -> Result<Exit, Comm
         machines,
         budget: settings.budget,
         deadline,
-        out,
+        out: target,
         out_format: settings.out_format,
         estimate,
         at_most: Some(worst),

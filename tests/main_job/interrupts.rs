@@ -246,3 +246,20 @@ fn a_run_killed_while_it_first_looks_through_its_prompts_is_in_nobodys_way() {
     let told = String::from_utf8_lossy(&resumed.stderr);
     assert!(told.contains("there is no run `last`"), "{told}");
 }
+
+#[test]
+fn two_runs_do_not_write_to_one_place() {
+    let user = User::new();
+    let program = working(&user);
+    let second = ["run", "prompts.jsonl", "--engine", "echo", "--out", "out.jsonl", "--force"];
+    let output = user.run(&second);
+    let told = conversation(&output);
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    assert!(told.contains("out.jsonl` is where the run "), "{told}");
+    signal(&program.id().to_string(), "HUP");
+    program.wait_with_output().expect("it ends");
+    // One that is not under way any more is in nobody's way, nor is the run itself.
+    user.done(&["resume", "last"]);
+    user.done(&second);
+    assert_eq!(ids(&user.folder().join("out.jsonl")), numbered_ids(PROMPTS));
+}
