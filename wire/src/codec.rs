@@ -9,6 +9,11 @@
 //! `length` counts the bytes after the header; the checksum covers the generation and those bytes.
 //! A frame that is cut short, too long or damaged is an error and ends the conversation: nothing
 //! of it is used. The worker keeps its spool in the same frames.
+//!
+//! Each frame is compressed for itself, without a dictionary. A busy worker gets its prompts by the
+//! hundred, so what they share is sent once a frame: 8 kB that are common to all and 400 bytes that
+//! aren't take 180 bytes a prompt so, of which a dictionary could save some 30. Eight H100s at 30
+//! prompts of 1,000 tokens a second each take 2 Mbit/s.
 
 use serde::{Serialize, de::DeserializeOwned};
 use std::io;
