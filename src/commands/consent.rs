@@ -68,7 +68,7 @@ async fn best(setting: &Setting) -> Option<Pick> {
     let search = &setting.plan.search;
     // One that can't be asked is missed when it is rented from.
     let markets = setting.markets.only(&search.providers).ok()?;
-    let shape = setting.shape.as_ref();
+    let shape = setting.plan.shape.as_ref();
     let catalog = catalog::ask(&markets, &search.need(shape), catalog::PATIENCE).await;
     let (name, prompts) = (&setting.plan.job.model.name, setting.plan.prompts.max(1));
     let (none, measured) = (BTreeSet::new(), &setting.measured);
@@ -83,7 +83,7 @@ fn most(setting: &Setting, books: &Books, best: Option<&Pick>, now: Timestamp) -
     let ceiling = plan.search.wish.ceiling;
     let held = plan.deadline.saturating_add(LEASE_MARGIN);
     let by_offer = best.map(|best| {
-        let shape = setting.shape.as_ref();
+        let shape = setting.plan.shape.as_ref();
         worst_of(&best.listed.offer, ceiling, plan.deadline, plan.machines, shape, 0)
     });
     let by_leases = || {

@@ -13,7 +13,7 @@ use crate::{
     exit::Exit,
     leases::{Markets, describe},
     measured,
-    model::{Weights, shape_of},
+    model::{Weights, find_shape},
     need::{Workload, need},
     plan::{Goal, PlanError, make},
     prompts::{self, Input, Survey},
@@ -50,7 +50,7 @@ pub(super) async fn plan(args: RunArgs, home: Option<&Path>) -> Result<Exit, Com
         ));
         return Ok(Exit::Done);
     }
-    let shape = shape_of(&settings.job.model);
+    let shape = find_shape(&settings.job.model).await;
     let shape = shape.map_err(|error| CommandError::new(Exit::Failed, error))?;
     let allowed = allowed_weights(&args);
     let measured = measured::read(open_home(home)?.path());

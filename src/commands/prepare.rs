@@ -14,7 +14,7 @@ use crate::{
     exit::Exit,
     hosted::{self, Likeness},
     leases::{Markets, describe},
-    model::{Shape, Weights, shape_of},
+    model::{Shape, Weights, find_shape},
     need::Workload,
     plan::{Goal, make},
     prompts::{self, Input, Survey},
@@ -27,7 +27,7 @@ use crate::{
 use providers::{Host, Offer, Provider, Usd, UsdPerHour};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
+    path::Path,
     time::Duration,
 };
 
@@ -57,6 +57,17 @@ pub(super) struct Prepared {
     pub(super) measured: Vec<Measurement>,
 }
 
+/// What decides the model's size and speed. Without it nothing is known of what an offer is worth.
+async fn shape(settings: &Settings) -> Option<Shape> {
+    match find_shape(&settings.job.model).await {
+        Ok(shape) => Some(shape),
+        Err(error) => {
+            report::warning(&describe(&error));
+            None
+        }
+    }
+}
+
 /// Reads the prompts, asks for offers, and reckons.
 pub(super) async fn prepare(
     args: &RunArgs,
@@ -67,9 +78,9 @@ pub(super) async fn prepare(
 ) -> Result<Prepared, CommandError> {
     let chosen = chosen(markets, &settings.providers)?;
     let (input, survey) = look_through(args, settings, folder).await?;
-    let shape = shape_of(&settings.job.model).ok();
     let engine = engine_of(&settings.job.engine);
     let known = Engine::named(engine, false).or_else(|| Engine::named(engine, true));
+    let shape = if known.is_some() { shape(settings).await } else { None };
     let task = known.filter(|_| shape.is_some()).map(|_| {
         let (input, output) = lengths(&survey, &settings.job.defaults);
         Task { weights: allowed_weights(args), input, output }

@@ -77,7 +77,8 @@ fn quotes(plan: &Plan, results: &Ordered) -> Vec<Quote> {
     let each = |tokens: u64| tokens as f64 / prompts as f64;
     let (input, output) = (each(results.tokens_in), each(results.tokens_out));
     let work = Workload { prompts, input, output };
-    let all = hosted::quotes(&model.name, shape_of(model).ok().as_ref(), &work, &[]);
+    let shape = plan.shape.clone().or_else(|| shape_of(model).ok());
+    let all = hosted::quotes(&model.name, shape.as_ref(), &work, &[]);
     let cheapest = |likeness| {
         let alike = all.iter().filter(move |quote| quote.likeness == likeness);
         alike.take(QUOTES).cloned()

@@ -91,6 +91,7 @@ pub(super) async fn run(args: RunArgs, home: Option<&Path>) -> Result<Exit, Comm
         out_format: settings.out_format,
         estimate,
         at_most: Some(worst),
+        shape,
     };
     let plan = Plan::new(run, clock::now(), new);
     folder.keep(&plan)?;
@@ -103,7 +104,6 @@ pub(super) async fn run(args: RunArgs, home: Option<&Path>) -> Result<Exit, Comm
         worker,
         retry_failed: false,
         survey: Some(survey),
-        shape,
         patience: settings::watchdog()?,
         measured,
     };
@@ -210,12 +210,15 @@ fn conclude(outcome: &Outcome, run: &RunId, ledger: &Path, markets: &Markets) ->
 pub(super) async fn setting(
     home: &Home,
     folder: RunFolder,
-    plan: Plan,
+    mut plan: Plan,
     worker: PathBuf,
 ) -> Result<Setting, CommandError> {
     let (owner, markets) = (home.renter()?, markets(home).await?);
     let program = program()?;
-    let shape = plan.search.task.as_ref().and_then(|_| shape_of(&plan.job.model).ok());
+    if plan.shape.is_none() && plan.search.task.is_some() {
+        // An earlier version didn't keep it.
+        plan.shape = shape_of(&plan.job.model).ok();
+    }
     Ok(Setting {
         folder,
         plan,
@@ -225,7 +228,6 @@ pub(super) async fn setting(
         worker,
         retry_failed: false,
         survey: None,
-        shape,
         patience: settings::watchdog()?,
         measured: measured::read(home.path()),
     })

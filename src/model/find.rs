@@ -1,6 +1,6 @@
 //! The shape of a model that is on this computer, or known by name.
 
-use super::{Config, ConfigError, GgufError, Shape, read_header};
+use super::{Config, ConfigError, GgufError, HubError, Shape, read_header};
 use crate::catalogue::entry_of;
 use std::{
     fs::{self, File},
@@ -15,6 +15,14 @@ pub enum ShapeError {
     /// It is on a hub, and not among those that are known without one.
     #[error("the size of `{0}` is not known: download it and give its path")]
     Unknown(String),
+    /// The hub doesn't say.
+    #[error("the size of `{model}` is not known: {source}")]
+    Hub {
+        /// The model's name.
+        model: String,
+        /// Why it doesn't.
+        source: HubError,
+    },
     /// It can't be read.
     #[error("`{}` can't be read", .0.display())]
     Unreadable(PathBuf, #[source] io::Error),

@@ -1,15 +1,18 @@
 //! What decides a model's size and speed: its weights, its KV cache, its work for a token.
 //!
 //! A [`Shape`] comes from a config.json ([`config`]), a GGUF header ([`gguf`]) or, for the models
-//! that are known by name, from `templates/models.toml`. All of it is arithmetic.
+//! that are known by name, from `templates/models.toml`; one that is only on a hub has those files
+//! there ([`hub`]). All of it is arithmetic.
 
 mod config;
 mod find;
 mod gguf;
+mod hub;
 
 pub use config::{Config, ConfigError, Quantization};
 pub use find::{ShapeError, shape_of};
 pub use gguf::{GgufError, read_header};
+pub use hub::{HubError, find_shape};
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -60,7 +63,7 @@ impl fmt::Display for Weights {
 }
 
 /// Layers that cache alike.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cache {
     /// How many layers.
     pub layers: u32,
@@ -71,7 +74,7 @@ pub struct Cache {
 }
 
 /// What decides a model's size and speed.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Shape {
     /// Parameters in all. A head that shares the embedding counts once.
     pub parameters: u64,

@@ -15,6 +15,7 @@
 use super::owner;
 use crate::{
     label::{LONGEST_OWNER, Owner, RunId},
+    model::Shape,
     prompts::{Fingerprint, Input},
     shards::{OutFormat, RunFiles},
     shortlist::Search,
@@ -123,6 +124,9 @@ pub struct Plan {
     /// What it may cost at most, as it was said before it was begun.
     #[serde(default)]
     pub at_most: Option<Usd>,
+    /// What decides the model's size and speed, where that could be told.
+    #[serde(default)]
+    pub shape: Option<Shape>,
 }
 
 /// What a run should come to.
@@ -161,13 +165,15 @@ pub struct NewPlan {
     pub estimate: Option<Estimate>,
     /// What it may cost at most, as it was said.
     pub at_most: Option<Usd>,
+    /// What decides the model's size and speed, where that could be told.
+    pub shape: Option<Shape>,
 }
 
 impl Plan {
     /// The plan of a run that begins now.
     pub fn new(run: RunId, begun: Timestamp, new: NewPlan) -> Self {
         let NewPlan { input, fingerprint, prompts, job, search, machines, .. } = new;
-        let NewPlan { budget, deadline, out, out_format, estimate, at_most, .. } = new;
+        let NewPlan { budget, deadline, out, out_format, estimate, at_most, shape, .. } = new;
         let v = VERSION;
         Self {
             v,
@@ -185,6 +191,7 @@ impl Plan {
             out_format,
             estimate,
             at_most,
+            shape,
         }
     }
 }

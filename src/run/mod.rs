@@ -31,7 +31,6 @@ use crate::{
     label::Owner,
     leases::{Leases, Markets, describe},
     ledger::{Ledger, LedgerError},
-    model::Shape,
     objects::{ObjectError, Place, is_object},
     prompts::{PromptsError, Survey, spawn_reader, survey as look_through},
     remote::{Pins, RunKey},
@@ -116,8 +115,6 @@ pub struct Setting {
     pub retry_failed: bool,
     /// What is in the prompts, if they were just looked through.
     pub survey: Option<Survey>,
-    /// What decides the model's size and speed, where it is known.
-    pub shape: Option<Shape>,
     /// How patient the watchdogs of its machines are.
     pub patience: template::Patience,
     /// Speeds of earlier runs.

@@ -133,6 +133,7 @@ async fn run_cut_every(folder: &Path, prompts: usize, period: Option<Duration>) 
         out_format: OutFormat::default(),
         estimate: None,
         at_most: None,
+        shape: None,
     };
     let setting = Setting {
         folder: home.create(&id).expect("it is new"),
@@ -143,7 +144,6 @@ async fn run_cut_every(folder: &Path, prompts: usize, period: Option<Duration>) 
         worker: Path::new(program).with_file_name("piecework-worker"),
         retry_failed: false,
         survey: Some(survey),
-        shape: None,
         patience: Patience::default(),
         measured: Vec::new(),
     };

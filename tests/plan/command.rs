@@ -8,20 +8,32 @@ use std::{
 use tempfile::TempDir;
 
 /// A user with nothing but a folder.
-struct User(TempDir);
+pub(crate) struct User(TempDir);
 
 impl User {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
 
     fn types(&self, arguments: &str, input: &str) -> Output {
+        // No hub is asked, wherever this runs.
+        self.types_with(&[("HF_ENDPOINT", "http://127.0.0.1:9")], arguments, input)
+    }
+
+    /// The same, with these variables.
+    pub(crate) fn types_with(
+        &self,
+        variables: &[(&str, &str)],
+        arguments: &str,
+        input: &str,
+    ) -> Output {
         let mut child = Command::new(env!("CARGO_BIN_EXE_piecework"))
             .args(arguments.split_whitespace())
             .current_dir(self.0.path())
             .env_clear()
             .env("HOME", self.0.path())
             .env("PIECEWORK_HOME", self.0.path().join("home"))
+            .envs(variables.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -37,7 +49,7 @@ impl User {
     }
 }
 
-fn said(output: &Output) -> (Option<i32>, String, String) {
+pub(crate) fn said(output: &Output) -> (Option<i32>, String, String) {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     (output.status.code(), text(&output.stdout), text(&output.stderr))
 }

@@ -3,6 +3,7 @@
 mod anchors;
 mod choice;
 mod command;
+mod hub;
 mod market;
 mod printed;
 mod sizes;

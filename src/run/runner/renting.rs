@@ -74,7 +74,7 @@ impl Runner<'_> {
         let setting = self.tools.setting;
         let search = &setting.plan.search;
         let markets = setting.markets.only(&self.open_markets()).map_err(str::to_owned);
-        let need = search.need(setting.shape.as_ref());
+        let need = search.need(setting.plan.shape.as_ref());
         let quotes = self.quotes.0.clone();
         tokio::spawn(async move {
             sleep(pause).await;
@@ -150,7 +150,7 @@ impl Runner<'_> {
         let plan = &setting.plan;
         let left = plan.prompts.saturating_sub(self.queue.counts().done);
         let prompts = (left / u64::from(plan.machines.max(1))).max(1);
-        let (shape, model) = (setting.shape.as_ref(), &plan.job.model.name);
+        let (shape, model) = (setting.plan.shape.as_ref(), &plan.job.model.name);
         let measured = self.all_measured();
         plan.search.shortlist(offers, shape, model, prompts, &self.avoid, &measured)
     }
@@ -158,7 +158,8 @@ impl Runner<'_> {
     /// What a machine's traffic may cost at most.
     pub(super) fn traffic(&self, offer: &Offer) -> Usd {
         let setting = self.tools.setting;
-        let model = setting.shape.as_ref().map_or(0, |shape| shape.weight_bytes(Weights::Bf16));
+        let model =
+            setting.plan.shape.as_ref().map_or(0, |shape| shape.weight_bytes(Weights::Bf16));
         let prompts = setting.survey.as_ref().map_or(0, |survey| survey.bytes);
         purse::traffic(offer.traffic, model, prompts)
     }
@@ -197,7 +198,7 @@ impl Runner<'_> {
             capabilities: &capabilities,
             host: offer.host,
             engine: engine_of(&plan.job.engine),
-            disk: plan.search.disk(setting.shape.as_ref()),
+            disk: plan.search.disk(setting.plan.shape.as_ref()),
             expires,
             patience: setting.patience,
         };
@@ -224,7 +225,7 @@ impl Runner<'_> {
             traffic,
             worst: purse::worst(offer.price, offer.billing, paid, traffic),
             expires,
-            promise: Promise::of(offer, plan.search.room(setting.shape.as_ref())),
+            promise: Promise::of(offer, plan.search.room(setting.plan.shape.as_ref())),
         };
         Ok((order, terms))
     }

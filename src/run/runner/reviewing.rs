@@ -70,7 +70,7 @@ impl Runner<'_> {
         self.reviewed = Some(Instant::now());
         let setting = self.tools.setting;
         let Ok(markets) = setting.markets.only(&self.open_markets()) else { return };
-        let need = setting.plan.search.need(setting.shape.as_ref());
+        let need = setting.plan.search.need(setting.plan.shape.as_ref());
         let others = self.others.0.clone();
         tokio::spawn(async move {
             let catalog = catalog::ask(&markets, &need, catalog::PATIENCE).await;

@@ -86,7 +86,7 @@ impl Runner<'_> {
         let setting = self.tools.setting;
         let pace = held.pace.found(held.at_once())?;
         let (model, engine) = (&setting.plan.job.model.name, &setting.plan.search.engine);
-        held.candidate.as_ref()?.measured(model, setting.shape.as_ref()?, engine, &pace)
+        held.candidate.as_ref()?.measured(model, setting.plan.shape.as_ref()?, engine, &pace)
     }
 
     /// What was seen of all machines in this session.
