@@ -2,7 +2,8 @@
 //! about it, and what later plans make of it.
 //!
 //! A case is tried each time; `PIECEWORK_TEST_ESTIMATES` is how many are, from
-//! `PIECEWORK_TEST_SEED` on.
+//! `PIECEWORK_TEST_SEED` on. Each of those is run again by a plan that knows the truth, to see what
+//! not knowing it has cost.
 
 use crate::{
     cloud::Cloud,
@@ -89,6 +90,23 @@ impl Scene {
     }
 }
 
+impl Scene {
+    /// Has later plans know how fast each GPU is, as if all had been measured before.
+    fn tell(&self, truth: &BTreeMap<String, f64>) {
+        let path = self.user.folder().join("home/measured.jsonl");
+        let text = fs::read_to_string(&path).expect("something was measured");
+        let line = text.lines().next().expect("something was measured");
+        let like: Value = serde_json::from_str(line).expect("it is JSON");
+        let lines = truth.iter().map(|(gpu, rate)| {
+            let mut line = like.clone();
+            line["gpu"] = gpu.as_str().into();
+            line["factor"] = (rate / self.thought[gpu]).into();
+            format!("{line}\n")
+        });
+        fs::write(path, lines.collect::<String>()).expect("it can be written");
+    }
+}
+
 /// What came of a run.
 #[derive(Debug)]
 struct Found {
@@ -98,7 +116,6 @@ struct Found {
     expected: f64,
     /// Seconds from the first answer to the last.
     worked: f64,
-    #[expect(dead_code, reason = "it is printed")]
     billed: f64,
     exchanged: bool,
 }
@@ -164,6 +181,18 @@ fn a_run_soon_knows_what_it_will_cost_and_later_plans_know_how_fast_machines_are
         );
         assert!(found.right_after <= 0.75 * found.worked, "seed {seed}: {found:?}");
         assert_eq!(scene.cloud.world("vast")["billed"], 0);
+        if count.is_some() {
+            scene.tell(&truth);
+            let output = scene.run(&["--yes", "--max-price", "50", "--out", "told.jsonl"]);
+            assert_eq!(output.status.code(), Some(0), "seed {seed}: {}", conversation(&output));
+            let told = self::found(&output);
+            println!(
+                "seed {seed}: {:.4} dollars, and {:.4} by a plan that knew: {:+.0} %",
+                found.billed,
+                told.billed,
+                (found.billed / told.billed - 1.0) * 100.0
+            );
+        }
     }
 }
 
