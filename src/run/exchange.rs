@@ -9,16 +9,21 @@ use providers::Usd;
 /// By how much the other must be cheaper: what is thought of it may be wrong.
 const GAIN: f64 = 1.25;
 
-/// What the rest of a machine's work costs: on it, and on another, its start included.
+/// How often a slot's machine is exchanged in a session, at most.
+pub const EXCHANGES: u32 = 3;
+
+/// What the rest of a machine's work costs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Exchange {
-    pub(super) stay: Usd,
-    pub(super) go: Usd,
+pub struct Exchange {
+    /// On the machine.
+    pub stay: Usd,
+    /// On another, its start included.
+    pub go: Usd,
 }
 
 /// What an exchange would bring, where it is worth it. `own` has the speed that was seen; `left` is
-/// what it would still answer, and `until` in how many seconds all must be over.
-pub(super) fn worth(own: &Share, other: &Share, left: f64, until: f64) -> Option<Exchange> {
+/// what it would still answer, in prompts, and `until` in how many seconds all must be over.
+pub fn worth(own: &Share, other: &Share, left: f64, until: f64) -> Option<Exchange> {
     let (stays, goes) = (left / own.rate, other.startup + left / other.rate);
     // What is charged in blocks ends with a whole one, which is small beside the rest.
     let stay = own.price * stays / 3600.0;

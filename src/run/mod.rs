@@ -17,6 +17,7 @@ mod state;
 mod stop;
 mod why;
 
+pub use exchange::{EXCHANGES, Exchange, worth};
 pub use folder::{Estimate, FolderError, Home, NewPlan, Plan, RunFolder};
 pub use guard::{GRACE, stand};
 pub use purse::{traffic, worst};

@@ -6,6 +6,7 @@ mod command;
 mod hub;
 mod market;
 mod printed;
+mod regret;
 mod sizes;
 
 use piecework::{catalogue::entries, gpus::Gpu, model::Shape};

@@ -8,7 +8,7 @@ use crate::{
     report::words,
     run::{
         LEASE_MARGIN,
-        exchange::{Exchange, worth},
+        exchange::{EXCHANGES, Exchange, worth},
         purse,
         slot::{Slot, Stand},
         stop::Stop,
@@ -20,9 +20,6 @@ use std::time::{Duration, Instant};
 
 /// How often it is asked what else there is. One that proves slow is reason to ask before.
 const REVIEW: Duration = Duration::from_mins(10);
-
-/// How often a slot's machine is exchanged in a session, at most.
-const EXCHANGES: u32 = 3;
 
 /// A machine is slow that is slower than it was thought to be by more than this.
 const SLOW: f64 = 1.25;
