@@ -72,8 +72,8 @@ pub async fn find_shape(model: &Model) -> Result<Shape, ShapeError> {
     let asked = async {
         let hub = Hub::from_environment()?;
         match file {
-            None => hub.ask(&url(CONFIG), CONFIG_LIMIT, |text| config(text)).await,
-            Some(file) => hub.ask(&url(file), HEADER_LIMIT, |bytes| header(bytes)).await,
+            None => hub.ask(&url(CONFIG), CONFIG_LIMIT, config).await,
+            Some(file) => hub.ask(&url(file), HEADER_LIMIT, header).await,
         }
     };
     match timeout(LIMIT, asked).await {
