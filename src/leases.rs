@@ -10,7 +10,7 @@ use crate::{
     event::{Event, Events},
     ledger::{Books, Entry, Lease, LeaseState, Ledger, LedgerError, Terms},
 };
-use giving_back::{Tries, find, give_back, recognise};
+use giving_back::{Giving, Tries, find, recognise};
 use jiff::Timestamp;
 use providers::{ErrorKind, Instance, InstanceId, Label, Leftover, Marketplace, Order, UsdPerHour};
 use std::{
@@ -19,6 +19,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
+    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
     task::{Id, JoinSet},
     time::{Instant, sleep, sleep_until, timeout},
 };
@@ -116,14 +117,16 @@ pub struct Leases {
     /// day, which a clock that is put forward would take for enough.
     answered: BTreeMap<Label, Instant>,
     begun: Instant,
+    /// What was seen of leases that are being given back.
+    seen: (UnboundedSender<(Label, Entry)>, UnboundedReceiver<(Label, Entry)>),
 }
 
 impl Leases {
     /// Leases on `markets`, accounted for in `ledger`.
     pub fn new(markets: Markets, ledger: Ledger, events: Events) -> Self {
         let (under_way, labels) = (JoinSet::new(), HashMap::new());
-        let (answered, begun) = (BTreeMap::new(), Instant::now());
-        Self { markets, ledger, events, under_way, labels, answered, begun }
+        let (answered, begun, seen) = (BTreeMap::new(), Instant::now(), unbounded_channel());
+        Self { markets, ledger, events, under_way, labels, answered, begun, seen }
     }
 
     /// What the ledger says.
@@ -168,18 +171,19 @@ impl Leases {
         }
         let market = self.market(&lease.terms.provider)?.clone();
         // With a full disk the ledger goes on saying that it is owed, which is never too little.
-        let recorded = if matches!(lease.state, LeaseState::Releasing(_)) {
+        let recorded = if matches!(lease.state, LeaseState::Releasing(_) | LeaseState::Gone(_)) {
             Ok(())
         } else {
             self.ledger.record(label, Entry::Releasing)
         };
         let shows = self.shows(label, &*market);
         let mut known = is_known(&lease, &*market);
-        let (events, label) = (self.events.clone(), label.clone());
+        let (events, seen, label) = (self.events.clone(), self.seen.0.clone(), label.clone());
         let named = label.clone();
         let task = async move {
-            let released =
-                give_back(&*market, &label, &lease, shows, &mut known, tries, &events).await;
+            let (market, label, lease) = (&*market, &label, &lease);
+            let giving = Giving { market, label, lease, shows, events: &events, seen: &seen };
+            let released = giving.give_back(&mut known, tries).await;
             released.map_or_else(|error| Done::Kept { error, known }, |()| Done::Gone)
         };
         self.labels.insert(self.under_way.spawn(task).id(), named);
@@ -188,12 +192,29 @@ impl Leases {
 
     /// Waits for the next answer of a marketplace. None where nothing is under way. Cancel-safe.
     pub async fn news(&mut self) -> Option<Result<News, LedgerError>> {
-        let (id, done) = match self.under_way.join_next_with_id().await? {
+        let ended = loop {
+            tokio::select! {
+                // First what was seen before it ended.
+                biased;
+                Some((label, entry)) = self.seen.1.recv() => self.note(&label, entry),
+                ended = self.under_way.join_next_with_id() => break ended?,
+            }
+        };
+        let (id, done) = match ended {
             Ok((id, done)) => (id, Some(done)),
             Err(crashed) => (crashed.id(), None),
         };
         let label = self.labels.remove(&id).expect("every task is noted when it is spawned");
         Some(self.enter(label, done))
+    }
+
+    /// Notes what was seen of a lease, if that is news.
+    fn note(&mut self, label: &Label, entry: Entry) {
+        let Some(lease) = self.books().lease(label) else { return };
+        if lease.state.next(&entry).is_ok_and(|next| next != lease.state) {
+            // A full disk keeps nobody from giving back, and what is unknown is owed.
+            drop(self.ledger.record(label, entry));
+        }
     }
 
     fn enter(&mut self, label: Label, done: Option<Done>) -> Result<News, LedgerError> {
@@ -242,9 +263,12 @@ impl Leases {
         };
         let market = self.market(&lease.terms.provider)?.clone();
         self.recognise(label).await?;
-        let found = find(&*market, label, lease.state.id()).await?;
+        let found = find(&*market, label, lease.state.id()).await?.into_iter().next();
         Ok(match (lease.state, found) {
-            (LeaseState::Held(_), Some(instance)) => Some(instance),
+            (LeaseState::Held(_), Some(instance)) => {
+                self.note(label, Entry::Listed(instance.id.clone()));
+                Some(instance)
+            }
             (LeaseState::Ordered, Some(instance)) => {
                 self.ledger.record(label, Entry::Rented(instance.id.clone()))?;
                 Some(instance)
@@ -280,7 +304,8 @@ impl Leases {
             if is_known(&lease, &**market) {
                 sleep_until(self.shows(label, &**market)).await;
             }
-            if let Some(found) = find(&**market, label, lease.state.id()).await? {
+            let listed = find(&**market, label, lease.state.id()).await?;
+            if let Some(found) = listed.into_iter().next() {
                 return Err(LeaseError::StillListed(found.id));
             }
         }
@@ -431,7 +456,16 @@ fn is_known(lease: &Lease, market: &dyn Marketplace) -> bool {
 /// Rents, and where no answer came, looks until it is clear what happened.
 async fn place(market: &dyn Marketplace, order: &Order) -> Placed {
     let error = match market.rent(order).await {
-        Ok(instance) => return Placed::Rented(Box::new(instance)),
+        Ok(instance) if !instance.id.0.trim().is_empty() => {
+            return Placed::Rented(Box::new(instance));
+        }
+        // Something was rented, and isn't told apart by that.
+        Ok(_) => providers::Error {
+            provider: market.capabilities().name,
+            operation: "rent",
+            kind: ErrorKind::Uncertain,
+            source: Some("it named none".into()),
+        },
         Err(error) if error.kind != ErrorKind::Uncertain => return Placed::Refused(error),
         Err(error) => error,
     };

@@ -3,11 +3,17 @@
 use super::{LOOK_EVERY, LOOKS, LeaseError, describe};
 use crate::{
     event::{Event, Events},
-    ledger::Lease,
+    ledger::{Entry, Lease},
 };
 use providers::{Instance, InstanceId, Label, Marketplace};
-use std::time::Duration;
-use tokio::time::{Instant, sleep, sleep_until};
+use std::{collections::BTreeSet, time::Duration};
+use tokio::{
+    sync::mpsc::UnboundedSender,
+    time::{Instant, sleep, sleep_until},
+};
+
+/// How long after a listing that shows nothing another has to, where listings can be behind.
+const CONFIRMED_AFTER: Duration = Duration::from_secs(10);
 
 /// The shortest and the longest pause between two attempts to give back.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_mins(1));
@@ -19,34 +25,117 @@ pub(super) enum Tries {
     Once,
 }
 
-/// Gives back until it is gone, or once. `known` is whether the key of now is let in to the lease's
-/// account, which a listing may prove. If none does there is no use in asking again.
-pub(super) async fn give_back(
-    market: &dyn Marketplace,
-    label: &Label,
-    lease: &Lease,
-    shows: Instant,
-    known: &mut bool,
-    tries: Tries,
-    events: &Events,
-) -> Result<(), LeaseError> {
-    let mut pause = PAUSES.0;
-    loop {
-        let recognised = if *known { Ok(()) } else { recognise(market, label, lease, shows).await };
-        *known = recognised.is_ok();
-        let done = match recognised {
-            Ok(()) => give_back_once(market, label, lease, shows).await,
-            Err(error) => Err(error),
-        };
-        let Err(error) = done else { return Ok(()) };
-        let reason = describe(&error);
-        events.send(Event::StillOwed { label: label.clone(), reason });
-        if tries == Tries::Once || matches!(error, LeaseError::OtherKey { .. }) {
-            return Err(error);
+/// A lease that is given back.
+pub(super) struct Giving<'a> {
+    pub(super) market: &'a dyn Marketplace,
+    pub(super) label: &'a Label,
+    pub(super) lease: &'a Lease,
+    /// From when on a listing shows it.
+    pub(super) shows: Instant,
+    pub(super) events: &'a Events,
+    /// Takes what is to be in the ledger before it is over.
+    pub(super) seen: &'a UnboundedSender<(Label, Entry)>,
+}
+
+impl Giving<'_> {
+    /// Gives back until it is gone, or once. `known` is whether the key of now is let in to the
+    /// lease's account, which a listing may prove. If none does there is no use in asking again.
+    pub(super) async fn give_back(&self, known: &mut bool, tries: Tries) -> Result<(), LeaseError> {
+        let mut pause = PAUSES.0;
+        loop {
+            let Self { market, label, lease, shows, .. } = *self;
+            let recognised =
+                if *known { Ok(()) } else { recognise(market, label, lease, shows).await };
+            *known = recognised.is_ok();
+            let done = match recognised {
+                Ok(()) => self.once().await,
+                Err(error) => Err(error),
+            };
+            let Err(error) = done else { return Ok(()) };
+            let reason = describe(&error);
+            self.events.send(Event::StillOwed { label: label.clone(), reason });
+            if tries == Tries::Once || matches!(error, LeaseError::OtherKey { .. }) {
+                return Err(error);
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(PAUSES.1);
         }
-        sleep(pause).await;
-        pause = (pause * 2).min(PAUSES.1);
     }
+
+    /// Gives back once. `Ok` only if two whole listings don't show it, the first of them late enough
+    /// to: from `shows` on, or once one has shown it.
+    async fn once(&self) -> Result<(), LeaseError> {
+        let id = self.lease.state.id();
+        let mut shown = self.shows <= Instant::now();
+        if id.is_none() {
+            sleep_until(self.shows).await;
+            shown = true;
+        } else if !shown {
+            // What has been listed once isn't late any more.
+            shown = self.find().await.is_ok_and(|listed| !listed.is_empty());
+        }
+        let (mut asked, mut refused) = (BTreeSet::new(), None);
+        if let Some(id) = id {
+            // Asked for whatever the listing says, which may not be had for long.
+            refused = self.market.release(id).await.err();
+            asked.insert(id.clone());
+        }
+        if !shown {
+            if let Some(error) = refused {
+                return Err(error.into());
+            }
+            sleep_until(self.shows).await;
+        }
+        loop {
+            let listed = match (self.find().await, refused.take()) {
+                (Err(_), Some(error)) => return Err(error.into()),
+                (listed, error) => {
+                    refused = error;
+                    listed?
+                }
+            };
+            // Released is what the listing says, not what the answer said.
+            let Some(first) = listed.first() else { return self.confirm().await };
+            self.tell(Entry::Listed(first.id.clone()));
+            if listed.iter().all(|found| asked.contains(&found.id)) {
+                let still = || LeaseError::StillListed(first.id.clone());
+                return Err(refused.map_or_else(still, LeaseError::from));
+            }
+            // A marketplace may give it another id, or carry an order out twice.
+            for found in listed.iter().filter(|found| !asked.contains(&found.id)) {
+                refused = self.market.release(&found.id).await.err().or(refused);
+            }
+            asked.extend(listed.into_iter().map(|found| found.id));
+        }
+    }
+
+    /// Looks again after a while: a listing can be empty by mistake.
+    async fn confirm(&self) -> Result<(), LeaseError> {
+        end_disks(self.market, self.label).await?;
+        self.tell(Entry::Gone);
+        sleep(until_confirmed(self.market)).await;
+        match self.find().await?.into_iter().next() {
+            None => Ok(()),
+            Some(found) => {
+                self.tell(Entry::Listed(found.id.clone()));
+                Err(LeaseError::StillListed(found.id))
+            }
+        }
+    }
+
+    async fn find(&self) -> Result<Vec<Instance>, LeaseError> {
+        find(self.market, self.label, self.lease.state.id()).await
+    }
+
+    fn tell(&self, entry: Entry) {
+        // Whoever has dropped the leases reads them anew.
+        drop(self.seen.send((self.label.clone(), entry)));
+    }
+}
+
+/// How long after one listing another is asked for that shows the same.
+fn until_confirmed(market: &dyn Marketplace) -> Duration {
+    market.capabilities().listing_lag.min(CONFIRMED_AFTER)
 }
 
 /// Looks whether the listing of another key than a lease was ordered with shows it, which proves that
@@ -61,7 +150,8 @@ pub(super) async fn recognise(
         let late = Instant::now() < shows;
         let found = find(market, label, lease.state.id()).await?;
         // Under another label it is another account's, whose ids may be the same.
-        if found.is_some_and(|found| found.label.is_none_or(|own| own == *label)) {
+        let is_it = |found: &Instance| found.label.as_ref().is_none_or(|own| own == label);
+        if found.iter().any(is_it) {
             return Ok(());
         }
         if !late {
@@ -69,38 +159,6 @@ pub(super) async fn recognise(
             return Err(LeaseError::OtherKey { market, label: label.clone() });
         }
         sleep_until(shows).await;
-    }
-}
-
-/// Gives back once. `Ok` only if a whole listing, late enough to show it, doesn't: from `shows` on,
-/// or once one has shown it.
-async fn give_back_once(
-    market: &dyn Marketplace,
-    label: &Label,
-    lease: &Lease,
-    shows: Instant,
-) -> Result<(), LeaseError> {
-    let mut late = Instant::now() < shows;
-    let id = if let Some(id) = lease.state.id() {
-        if late {
-            // What has been listed once isn't late any more.
-            late = !find(market, label, Some(id)).await.is_ok_and(|found| found.is_some());
-        }
-        Some(id.clone())
-    } else {
-        sleep_until(shows).await;
-        find(market, label, None).await?.map(|instance| instance.id)
-    };
-    if let Some(id) = &id {
-        market.release(id).await?;
-        if late {
-            sleep_until(shows).await;
-        }
-    }
-    // Released is what the listing says, not what the answer said.
-    match find(market, label, id.as_ref()).await? {
-        Some(instance) => Err(LeaseError::StillListed(instance.id)),
-        None => end_disks(market, label).await,
     }
 }
 
@@ -120,27 +178,31 @@ pub async fn end_disks(market: &dyn Marketplace, label: &Label) -> Result<(), Le
     Err(LeaseError::DiskLeft(label.clone()))
 }
 
+/// Everything that is listed under a label or an id: one instance, if all is well.
 pub(super) async fn find(
     market: &dyn Marketplace,
     label: &Label,
     id: Option<&InstanceId>,
-) -> Result<Option<Instance>, LeaseError> {
+) -> Result<Vec<Instance>, LeaseError> {
     let ours = |found: &Instance| Some(&found.id) == id || found.label.as_ref() == Some(label);
-    Ok(market.instances().await?.into_iter().find(ours))
+    Ok(market.instances().await?.into_iter().filter(ours).collect())
 }
 
-/// Ends an instance that only its label proves to be ours, and returns once it is gone from the
-/// listing.
+/// Ends an instance that only its label proves to be ours, and returns once two listings don't show
+/// it any more.
 pub async fn end_stray(market: &dyn Marketplace, instance: &Instance) -> Result<(), LeaseError> {
     market.release(&instance.id).await?;
+    let mut gone = false;
     for _ in 0..LOOKS {
-        if market.instances().await?.iter().all(|listed| listed.id != instance.id) {
+        let listed = market.instances().await?.iter().any(|listed| listed.id == instance.id);
+        if !listed && gone {
             return match &instance.label {
                 Some(label) => end_disks(market, label).await,
                 None => Ok(()),
             };
         }
-        sleep(LOOK_EVERY).await;
+        gone = !listed;
+        sleep(if gone { until_confirmed(market) } else { LOOK_EVERY }).await;
     }
     Err(LeaseError::StillListed(instance.id.clone()))
 }

@@ -35,7 +35,7 @@ pub struct Lease {
     pub state: LeaseState,
     /// When it was ordered: billing may have begun then.
     pub since: Timestamp,
-    /// When it was last heard of: if it is over, when it was found to be.
+    /// When it was last heard of: if it is gone, when it was found to be.
     pub until: Timestamp,
 }
 
@@ -45,7 +45,7 @@ impl Lease {
         // It was found to be over somewhere in the second that is written there.
         let gone = clock::after(self.until, Duration::from_secs(1));
         // A clock that was put back since doesn't make what was heard of it unheard.
-        if self.state.is_owed() { now.max(self.until) } else { gone }
+        if self.state.costs() { now.max(self.until) } else { gone }
     }
 
     /// What it has cost, at most, by `now`, without traffic.
@@ -56,6 +56,7 @@ impl Lease {
             | LeaseState::Ordered
             | LeaseState::Held(_)
             | LeaseState::Releasing(_)
+            | LeaseState::Gone(_)
             | LeaseState::Released => {
                 let held = clock::between(self.since, self.end(now));
                 self.terms.price.over(self.terms.billing.charged(held))
@@ -102,15 +103,20 @@ impl Books {
                     let lease = Lease { terms, state, since: line.at, until: line.at };
                     self.leases.insert(label.clone(), lease);
                 } else if let Some(lease) = self.leases.get_mut(label) {
+                    // What only confirms that it is gone doesn't make it last longer.
+                    if lease.state.costs() || next.costs() {
+                        lease.until = line.at;
+                    }
                     lease.state = next;
-                    lease.until = line.at;
                     match entry {
                         Entry::Priced(price) => lease.terms.price = *price,
                         Entry::Login(login) => lease.terms.login = Some(login.clone()),
                         Entry::Ordered(_)
                         | Entry::Rented(_)
+                        | Entry::Listed(_)
                         | Entry::Refused
                         | Entry::Releasing
+                        | Entry::Gone
                         | Entry::Released => {}
                     }
                 }
@@ -303,6 +309,34 @@ mod tests {
         ledger.record(&label, Entry::Releasing).expect("it is held");
         ledger.record(&label, Entry::Released).expect("it is gone");
         assert_eq!(ledger.books().cost(ledger.now()), Usd(91_000));
+    }
+
+    #[test]
+    fn a_lease_costs_nothing_from_the_first_listing_that_does_not_show_it() {
+        let set = |second| {
+            SHOWN.set(second);
+            clock::go_by(|| Timestamp::from_second(SHOWN.get()).expect("it is a time"));
+        };
+        let folder = tempfile::tempdir().expect("a folder");
+        let (label, id) = (Label("a".into()), InstanceId("i".into()));
+        set(200_000);
+        let mut ledger = Ledger::open(&folder.path().join("ledger"), &run()).expect("it opens");
+        for (second, entry, cost) in [
+            (0, Entry::Ordered(terms()), 0),
+            (1, Entry::Rented(id.clone()), 1_000),
+            (5, Entry::Releasing, 5_000),
+            (10, Entry::Gone, 11_000),
+            // It has come back, and may have cost money all the time.
+            (30, Entry::Listed(id), 30_000),
+            (40, Entry::Gone, 41_000),
+            (50, Entry::Released, 41_000),
+        ] {
+            SHOWN.set(200_000 + second);
+            ledger.record(&label, entry.clone()).expect("it may follow");
+            // A moment passes between the two.
+            let found = ledger.books().cost(ledger.now()).0;
+            assert!((cost..cost + 900).contains(&found), "{entry:?}: {found}");
+        }
     }
 
     #[test]

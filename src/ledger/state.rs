@@ -1,15 +1,15 @@
 //! The life of a lease.
 //!
 //! ```text
-//! Absent ─ordered─▶ Ordered ─rented─▶ Held ─releasing─▶ Releasing ─released─▶ Released
-//!                      ├────refused──────────────────────────────────────────▶ Refused
-//!                      └────releasing─────────────────────▶┘
+//! Absent ─ordered─▶ Ordered ─rented─▶ Held ─releasing─▶ Releasing ─gone─▶ Gone ─released─▶ Released
+//!                      ├────refused────────────────────────────────────────────────────▶ Refused
+//!                      └────releasing─────────────────────▶┘◀──listed──┘
 //! ```
 //!
 //! What is over and is listed after all is released once more.
 //!
-//! There is no failed state: a lease is over when it is gone from the marketplace's listing, and
-//! owed until then.
+//! There is no failed state: a lease is over when it is gone from the marketplace's listing, and a
+//! later one shows the same. It is owed until then, though it costs nothing from the first on.
 
 use crate::smoke::Promise;
 use jiff::Timestamp;
@@ -77,12 +77,16 @@ pub enum Entry {
     Rented(InstanceId),
     /// It is billed at this price, which is more than was agreed to.
     Priced(UsdPerHour),
+    /// It is listed, under this id: another than was told, or though it was gone.
+    Listed(InstanceId),
     /// It was seen with this key of now, whose fingerprint this is: it is on the same account.
     Login(String),
     /// The marketplace said no, and has nothing of ours.
     Refused,
     /// We are about to release. May be repeated.
     Releasing,
+    /// It is gone from a listing, which a later one has to confirm.
+    Gone,
     /// It is gone from the listing.
     Released,
 }
@@ -99,6 +103,8 @@ pub enum LeaseState {
     Held(InstanceId),
     /// Being given back, by its id where we ever learned it.
     Releasing(Option<InstanceId>),
+    /// Gone from one listing.
+    Gone(Option<InstanceId>),
     /// Never rented.
     Refused,
     /// Given back.
@@ -119,21 +125,30 @@ impl LeaseState {
         match (self, entry) {
             (Self::Absent, Entry::Ordered(_)) => Ok(Self::Ordered),
             (Self::Ordered, Entry::Rented(id)) => Ok(Self::Held(id.clone())),
-            (Self::Held(_) | Self::Releasing(_), Entry::Priced(_))
-            | (Self::Ordered | Self::Held(_) | Self::Releasing(_), Entry::Login(_)) => {
-                Ok(self.clone())
+            (Self::Held(_) | Self::Releasing(_) | Self::Gone(_), Entry::Priced(_))
+            | (
+                Self::Ordered | Self::Held(_) | Self::Releasing(_) | Self::Gone(_),
+                Entry::Login(_),
+            ) => Ok(self.clone()),
+            (Self::Held(_), Entry::Listed(id)) => Ok(Self::Held(id.clone())),
+            (Self::Releasing(_) | Self::Gone(_), Entry::Listed(id)) => {
+                Ok(Self::Releasing(Some(id.clone())))
             }
             (Self::Ordered, Entry::Refused) => Ok(Self::Refused),
             (
                 Self::Ordered
                 | Self::Held(_)
                 | Self::Releasing(_)
+                | Self::Gone(_)
                 // It was carried out too late to be seen, or it has come back.
                 | Self::Refused
                 | Self::Released,
                 Entry::Releasing,
             ) => Ok(Self::Releasing(self.id().cloned())),
-            (Self::Releasing(_), Entry::Released) => Ok(Self::Released),
+            (Self::Releasing(_) | Self::Gone(_), Entry::Gone) => {
+                Ok(Self::Gone(self.id().cloned()))
+            }
+            (Self::Releasing(_) | Self::Gone(_), Entry::Released) => Ok(Self::Released),
             _ => Err(IllegalEntry { state: self.clone(), entry: Box::new(entry.clone()) }),
         }
     }
@@ -141,21 +156,27 @@ impl LeaseState {
     /// The instance it is for, once we have been told.
     pub const fn id(&self) -> Option<&InstanceId> {
         match self {
-            Self::Held(id) | Self::Releasing(Some(id)) => Some(id),
+            Self::Held(id) | Self::Releasing(Some(id)) | Self::Gone(Some(id)) => Some(id),
             Self::Absent
             | Self::Ordered
             | Self::Releasing(None)
+            | Self::Gone(None)
             | Self::Refused
             | Self::Released => None,
         }
     }
 
-    /// Whether it may cost money. In doubt, it does.
+    /// Whether somebody has to see to it. In doubt, somebody has.
     pub const fn is_owed(&self) -> bool {
         match self {
-            Self::Ordered | Self::Held(_) | Self::Releasing(_) => true,
+            Self::Ordered | Self::Held(_) | Self::Releasing(_) | Self::Gone(_) => true,
             Self::Absent | Self::Refused | Self::Released => false,
         }
+    }
+
+    /// Whether it costs money, as far as is known. In doubt, it does.
+    pub const fn costs(&self) -> bool {
+        self.is_owed() && !matches!(self, Self::Gone(_))
     }
 }
 
@@ -176,7 +197,9 @@ mod tests {
                 Entry::Rented(id.clone()),
                 Entry::Priced(UsdPerHour(2)),
                 Entry::Login("1".into()),
+                Entry::Listed(id.clone()),
                 Entry::Refused,
+                Entry::Gone,
                 Entry::Released,
             ] {
                 assert!(end.next(&entry).is_err(), "{end:?} then {entry:?}");
@@ -196,12 +219,23 @@ mod tests {
     }
 
     #[test]
+    fn what_is_listed_once_it_was_gone_is_given_back_by_the_id_that_it_has_then() {
+        let [old, new] = ["old", "new"].map(|id| InstanceId(id.into()));
+        let gone = LeaseState::Gone(Some(old));
+        assert!(gone.is_owed() && !gone.costs());
+        let listed = gone.next(&Entry::Listed(new.clone())).expect("it has come back");
+        assert_eq!((listed.costs(), listed), (true, LeaseState::Releasing(Some(new))));
+        assert_eq!(gone.next(&Entry::Released), Ok(LeaseState::Released));
+    }
+
+    #[test]
     fn a_lease_is_owed_from_the_order_until_it_is_gone() {
         let story = [
             Entry::Ordered(terms()),
             Entry::Rented(InstanceId("i".into())),
             Entry::Releasing,
             Entry::Releasing,
+            Entry::Gone,
         ];
         let mut state = LeaseState::Absent;
         for entry in story {

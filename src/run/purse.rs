@@ -60,6 +60,7 @@ fn spent(lease: &Lease, now: Timestamp) -> u64 {
         | LeaseState::Ordered
         | LeaseState::Held(_)
         | LeaseState::Releasing(_)
+        | LeaseState::Gone(_)
         | LeaseState::Released => {
             let cost = lease.cost(now).0;
             (cost + cost * TOLERANCE / 100).saturating_add(lease.terms.traffic.0)

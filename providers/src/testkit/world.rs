@@ -22,6 +22,8 @@ pub enum Fault {
     LoseReply,
     /// It isn't carried out, and the caller is told that it was.
     Pretend,
+    /// It is answered as if there were no instances.
+    Hide,
 }
 
 /// How long things take. Both together are at most the lag that the world admits to.
@@ -161,6 +163,16 @@ impl World {
         }
     }
 
+    /// Lists what is under this label under another id from now on, as a marketplace does that moves
+    /// it to another machine.
+    pub fn rename(&self, label: &Label, id: &InstanceId) {
+        for life in &mut self.facts().lives {
+            if life.instance.label.as_ref() == Some(label) {
+                life.instance.id = id.clone();
+            }
+        }
+    }
+
     fn facts(&self) -> MutexGuard<'_, Facts> {
         self.facts.lock().expect("no test panics while holding the facts")
     }
@@ -185,6 +197,7 @@ impl World {
                     failed(ErrorKind::Uncertain)
                 }
                 Fault::Pretend => Ok(act(&mut facts.clone(), at)),
+                Fault::Hide => Ok(act(&mut Facts::default(), at)),
             };
             (answer, pace)
         };
