@@ -3,7 +3,7 @@
 mod giving_back;
 mod markets;
 
-pub use giving_back::{end_disks, end_stray};
+pub use giving_back::{end_disks, end_owed, end_stray};
 pub use markets::Markets;
 
 use crate::{
@@ -139,8 +139,14 @@ impl Leases {
         self.ledger.now()
     }
 
+    /// Sees whether whoever looks for the ledger still finds it. An error if not.
+    pub fn check(&self) -> Result<(), LedgerError> {
+        self.ledger.check()
+    }
+
     /// Begins to rent what `order` names. It is in the ledger when this returns.
     pub fn order(&mut self, order: Order, terms: Terms) -> Result<(), LeaseError> {
+        self.check()?;
         let market = self.market(&terms.provider)?.clone();
         let label = order.label.clone();
         // Whoever comes later is to know whether their key is the one that it was rented with.

@@ -61,10 +61,9 @@ pub async fn end(
         let is_dead = |found: &Found| {
             found.run.as_ref() == Some(run)
                 && whose.is_to_end(found)
-                && !matches!(found.kind, Kind::Overdue | Kind::Elsewhere)
+                && !matches!(found.kind, Kind::Overdue | Kind::Elsewhere | Kind::Abandoned)
         };
         if account.books.is_some() && found.iter().any(is_dead) {
-            owed.extend(account.books.iter().flat_map(Books::owed).map(|(label, _)| label.clone()));
             let (run, account) = (run.clone(), account.clone());
             let (markets, events) = (markets.clone(), events.clone());
             settling.spawn(async move {
@@ -74,9 +73,18 @@ pub async fn end(
         }
     }
     for (run, failed) in settling.join_all().await {
-        // Somebody may have it in hand again, and with it its instances.
-        if failed.iter().any(|error| matches!(error, CleanupError::Ledger(_))) {
-            in_hand.insert(run);
+        let books = accounts.get(&run).and_then(|account| account.books.as_ref());
+        let labels = books.into_iter().flat_map(Books::owed).map(|(label, _)| label.clone());
+        match failed.first() {
+            // Somebody has it in hand again, and with it its instances.
+            Some(CleanupError::Ledger(LedgerError::File(
+                FileError::InUse { .. } | FileError::InUseByUnknown,
+            ))) => {
+                in_hand.insert(run);
+            }
+            // What can't be settled can be ended.
+            Some(CleanupError::Ledger(_)) => {}
+            Some(_) | None => owed.extend(labels),
         }
         errors.extend(failed);
     }

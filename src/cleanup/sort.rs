@@ -4,14 +4,11 @@ use super::{Account, Accounts, Doubt, Listing, Listings};
 use crate::{
     clock,
     label::{Owner, RunId, Stamp},
-    ledger::{Books, Lease},
+    ledger::{Books, Lease, OVERTIME},
 };
 use jiff::Timestamp;
 use providers::{Instance, Label, Leftover, Usd, UsdPerHour};
 use std::time::Duration;
-
-/// How long after its time an instance may still be on its way out.
-const OVERTIME: Duration = Duration::from_mins(2);
 
 /// Whose an instance is, and whether anybody needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,6 +23,8 @@ pub enum Kind {
     Orphaned,
     /// Owed by our ledger, and not in the listing: over, most likely.
     Missing,
+    /// Of another computer's run, or of this one's before it forgot who it is, past its time.
+    Abandoned,
     /// Of another computer's run.
     Elsewhere,
     /// Not ours.
@@ -51,7 +50,8 @@ pub enum Whose {
 impl Whose {
     /// Whether this is one of them. Strangers' never are.
     pub fn is_to_end(self, found: &Found) -> bool {
-        found.kind.is_left() || found.kind == Kind::Elsewhere && self == Self::Anybodys
+        let is_elsewhere = matches!(found.kind, Kind::Elsewhere | Kind::Abandoned);
+        found.kind.is_left() || is_elsewhere && self == Self::Anybodys
     }
 }
 
@@ -203,14 +203,24 @@ fn judge<'a>(
     let lease = leased.map(|(_, lease)| lease);
     let expires = lease.map(|lease| lease.terms.expires);
     let expires = expires.or(stamp.as_ref().map(|stamp| stamp.expires));
+    let late = expires.is_some_and(|expires| clock::after(expires, OVERTIME) < now);
     let kind = match (lease, &stamp) {
         (None, None) => Kind::Stranger,
-        (None, Some(stamp)) if stamp.owner != *owner => Kind::Elsewhere,
+        (None, Some(stamp)) if stamp.owner != *owner => {
+            if late {
+                Kind::Abandoned
+            } else {
+                Kind::Elsewhere
+            }
+        }
         _ => match run.as_ref().and_then(|run| accounts.get(run)) {
             Some(account) if account.is_being_settled() => Kind::Settling,
             Some(Account { in_use: true, .. }) => {
-                let late = expires.is_some_and(|expires| clock::after(expires, OVERTIME) < now);
-                if late { Kind::Overdue } else { Kind::InUse }
+                if late {
+                    Kind::Overdue
+                } else {
+                    Kind::InUse
+                }
             }
             // Also where its run's ledger is damaged or gone: nobody else will ever end it.
             Some(_) | None => Kind::Orphaned,
@@ -366,6 +376,21 @@ mod tests {
             let listings = Listings::from([("anywhere", listing(Ok(vec![listed(None)])))]);
             let found = sort(&accounts, &listings, &owner, now);
             assert_eq!((found.len(), found[0].kind, &found[0].run), (1, kind, &Some(run)));
+        }
+    }
+
+    #[test]
+    fn another_computers_is_abandoned_once_its_time_is_over() {
+        let (owner, other, run) = (Owner::random(), Owner::random(), RunId::random(at(NOW)));
+        let label = Stamp::new(&other, &run, 0, 0, at(NOW)).label();
+        let listings =
+            || Listings::from([("anywhere", listing(Ok(vec![listed(Some(label.clone()))])))]);
+        let late = clock::after(at(NOW), OVERTIME + Duration::from_mins(1));
+        for (now, kind) in [(at(NOW), Kind::Elsewhere), (late, Kind::Abandoned)] {
+            let found = &sort(&Accounts::new(), &listings(), &owner, now)[0];
+            assert_eq!(found.kind, kind);
+            // It may be another computer's all the same.
+            assert!(!Whose::Ours.is_to_end(found) && Whose::Anybodys.is_to_end(found));
         }
     }
 

@@ -1,6 +1,6 @@
 //! `cleanup`: end what dead runs have left.
 
-use super::{CommandError, forget::forget, markets, open_home, ps};
+use super::{CommandError, forget::forget, markets, ps};
 use crate::{
     cleanup::{self, CleanupError, Found, Kind, Whose},
     cli::CleanupArgs,
@@ -12,7 +12,7 @@ use crate::{
     run::Home,
 };
 use providers::Leftover;
-use std::{path::Path, time::Duration};
+use std::{convert::Infallible, path::Path, time::Duration};
 use tokio::{signal::ctrl_c, sync::mpsc::unbounded_channel};
 
 /// How often it looks where it is to watch.
@@ -20,7 +20,7 @@ const WATCH_EVERY: Duration = Duration::from_mins(1);
 
 /// Cleans up.
 pub(super) async fn cleanup(args: &CleanupArgs, home: Option<&Path>) -> Result<Exit, CommandError> {
-    let home = open_home(home)?;
+    let home = ps::home_of(home)?;
     let markets = markets(&home).await?;
     if let Some(label) = &args.forget {
         return forget(label, args.yes, &home, &markets).await;
@@ -32,21 +32,17 @@ pub(super) async fn cleanup(args: &CleanupArgs, home: Option<&Path>) -> Result<E
     let mut last = Exit::MayBeBilled;
     tokio::select! {
         biased;
-        never = watch(args, &home, &markets, &mut last) => never?,
+        never = watch(args, &home, &markets, &mut last) => match never {},
         Ok(()) = ctrl_c() => {}
     }
     Ok(last)
 }
 
-/// Looks again and again, and notes how the last look ended. Ends only with an error.
-async fn watch(
-    args: &CleanupArgs,
-    home: &Home,
-    markets: &Markets,
-    last: &mut Exit,
-) -> Result<(), CommandError> {
+/// Looks again and again, and notes how the last look ended. What goes wrong once may not the next
+/// time.
+async fn watch(args: &CleanupArgs, home: &Home, markets: &Markets, last: &mut Exit) -> Infallible {
     loop {
-        *last = once(args, home, markets).await?;
+        *last = once(args, home, markets).await.unwrap_or_else(|failed| failed.tell());
         tokio::time::sleep(WATCH_EVERY).await;
     }
 }
@@ -54,10 +50,12 @@ async fn watch(
 async fn once(args: &CleanupArgs, home: &Home, markets: &Markets) -> Result<Exit, CommandError> {
     let whose = if args.all_owners { Whose::Anybodys } else { Whose::Ours };
     let listings = cleanup::listings(markets).await;
-    let accounts = cleanup::accounts(home)?;
-    let found = cleanup::sort(&accounts, &listings, &home.owner()?, clock::now());
+    let accounts = cleanup::accounts(home).map_err(ps::unreadable)?;
+    let owner = home.owner().map_err(ps::unreadable)?;
+    let found = cleanup::sort(&accounts, &listings, &owner, clock::now());
     ps::show(&found, args.json);
     let exit = ps::unknown(&accounts, &listings);
+    let exit = if args.all_owners { exit } else { exit.max(ps::abandoned(&found)) };
     let dead = found.iter().filter(|found| whose.is_to_end(found)).count();
     let (keys, unasked) = cleanup::keys_left(&accounts, markets).await;
     let exit = exit.max(tell(&unasked));

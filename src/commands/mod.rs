@@ -53,6 +53,12 @@ impl CommandError {
     pub fn hint(self, hint: impl Into<String>) -> Self {
         Self { hint: Some(hint.into()), ..self }
     }
+
+    /// Says what went wrong, and how the program is to end for it.
+    fn tell(&self) -> Exit {
+        error(&*self.error, self.hint.as_deref());
+        self.exit
+    }
 }
 
 impl From<SettingsError> for CommandError {
@@ -92,10 +98,7 @@ pub async fn dispatch(cli: Cli) -> Exit {
             served.map(|()| Exit::Done).map_err(|error| CommandError::new(Exit::Failed, error))
         }
     };
-    result.unwrap_or_else(|failed| {
-        error(&*failed.error, failed.hint.as_deref());
-        failed.exit
-    })
+    result.unwrap_or_else(|failed| failed.tell())
 }
 
 async fn guard(folder: PathBuf, grace: Option<u64>) -> Result<Exit, CommandError> {

@@ -7,6 +7,7 @@ use crate::{
     clock,
     exit::Exit,
     report::{self, Table, words},
+    run::{FolderError, Home},
 };
 use providers::UsdPerHour;
 use serde_json::json;
@@ -14,13 +15,14 @@ use std::path::Path;
 
 /// Shows.
 pub(super) async fn ps(args: &PsArgs, home: Option<&Path>) -> Result<Exit, CommandError> {
-    let home = open_home(home)?;
+    let home = home_of(home)?;
     let markets = markets(&home).await?;
     let listings = cleanup::listings(&markets).await;
-    let accounts = cleanup::accounts(&home)?;
-    let found = cleanup::sort(&accounts, &listings, &home.owner()?, clock::now());
+    let accounts = cleanup::accounts(&home).map_err(unreadable)?;
+    let owner = home.owner().map_err(unreadable)?;
+    let found = cleanup::sort(&accounts, &listings, &owner, clock::now());
     show(&found, args.json);
-    let exit = unknown(&accounts, &listings);
+    let exit = unknown(&accounts, &listings).max(abandoned(&found));
     if found.is_empty() && exit == Exit::Done {
         report::note("nothing is running");
     }
@@ -30,6 +32,28 @@ pub(super) async fn ps(args: &PsArgs, home: Option<&Path>) -> Result<Exit, Comma
         return Ok(Exit::MayBeBilled);
     }
     Ok(exit)
+}
+
+/// What runs owe can't be told while their folder can't be read.
+pub(super) fn unreadable(error: FolderError) -> CommandError {
+    CommandError::new(Exit::MayBeBilled, error)
+}
+
+/// Opens the home whose runs may owe something.
+pub(super) fn home_of(named: Option<&Path>) -> Result<Home, CommandError> {
+    open_home(named).map_err(|error| CommandError { exit: Exit::MayBeBilled, ..error })
+}
+
+/// Says what of other computers is past its time: nobody may be left there to end it.
+pub(super) fn abandoned(found: &[Found]) -> Exit {
+    if found.iter().all(|found| found.kind != Kind::Abandoned) {
+        return Exit::Done;
+    }
+    report::note(
+        "another computer's run has left something past its time, or this one's before it was set \
+         up anew: end it with `piecework cleanup --all-owners`",
+    );
+    Exit::MayBeBilled
 }
 
 /// Says what could not be asked. An answer that couldn't be had is never "nothing".
@@ -102,6 +126,7 @@ fn word(kind: Kind) -> &'static str {
         Kind::Settling => "being given back",
         Kind::Orphaned => "orphaned",
         Kind::Missing => "owed",
+        Kind::Abandoned => "another computer's, past its time",
         Kind::Elsewhere => "another computer's",
         Kind::Stranger => "not ours",
     }
@@ -121,6 +146,7 @@ fn json(found: &Found) -> serde_json::Value {
             Kind::Settling => "settling",
             Kind::Orphaned => "orphaned",
             Kind::Missing => "missing",
+            Kind::Abandoned => "abandoned",
             Kind::Elsewhere => "elsewhere",
             Kind::Stranger => "stranger",
         },

@@ -8,19 +8,26 @@ use super::{
 use crate::{
     cli::ResumeArgs,
     exit::Exit,
-    ledger::Books,
+    ledger::{self, Books},
     report,
     run::{FolderError, Home, RunFolder},
     settings,
 };
 use providers::Label;
-use std::path::Path;
+use std::{path::Path, time::Duration};
+
+/// How long to wait for somebody who gives back what the run had rented.
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// Goes on.
 pub(super) async fn resume(args: ResumeArgs, home: Option<&Path>) -> Result<Exit, CommandError> {
     let worker = settings::worker(args.telling.worker.as_deref())?;
     let home = open_home(home)?;
     let folder = home.find(&args.run)?;
+    ledger::while_settling(&folder.ledger(), PATIENCE, || {
+        report::note("what it had rented is being given back; going on once that is done");
+    })
+    .await;
     let mut plan = match folder.plan() {
         Ok(plan) => plan,
         Err(error) => return without_plan(&home, &folder, error).await,

@@ -188,6 +188,20 @@ pub(super) async fn find(
     Ok(market.instances().await?.into_iter().filter(ours).collect())
 }
 
+/// Ends what is listed of a lease that somebody else has in hand, and returns how many instances that
+/// were.
+pub async fn end_owed(
+    market: &dyn Marketplace,
+    label: &Label,
+    lease: &Lease,
+) -> Result<usize, LeaseError> {
+    let listed = find(market, label, lease.state.id()).await?;
+    for instance in &listed {
+        end_stray(market, instance).await?;
+    }
+    Ok(listed.len())
+}
+
 /// Ends an instance that only its label proves to be ours, and returns once two listings don't show
 /// it any more.
 pub async fn end_stray(market: &dyn Marketplace, instance: &Instance) -> Result<(), LeaseError> {

@@ -10,10 +10,11 @@ pub use file::{FileError, Holder, Role};
 pub use state::{Entry, IllegalEntry, LeaseState, Terms};
 
 use crate::{clock, label::RunId};
-use file::{Fact, LedgerFile, Line};
+use file::{Fact, LedgerFile, Line, WatchedFile};
 use jiff::Timestamp;
 use providers::{Label, Usd};
 use std::{collections::BTreeMap, path::Path, time::Duration};
+use tokio::time::{Instant, sleep};
 
 /// Why an entry could not be made, or a ledger not be read.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +26,12 @@ pub enum LedgerError {
     #[error("the ledger is out of step")]
     Illegal(#[from] IllegalEntry),
 }
+
+/// How often it is looked whether a ledger is still in somebody's hands.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// How long after its time an instance may still be on its way out.
+pub const OVERTIME: Duration = Duration::from_mins(2);
 
 /// One lease and its history.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +53,11 @@ impl Lease {
         let gone = clock::after(self.until, Duration::from_secs(1));
         // A clock that was put back since doesn't make what was heard of it unheard.
         if self.state.costs() { now.max(self.until) } else { gone }
+    }
+
+    /// Whether it should have been given back by now.
+    pub fn is_overdue(&self, now: Timestamp) -> bool {
+        self.state.costs() && clock::after(self.terms.expires, OVERTIME) < now
     }
 
     /// What it has cost, at most, by `now`, without traffic.
@@ -172,23 +184,30 @@ pub struct Ledger {
 impl Ledger {
     /// Takes up the ledger at `path`, made if it is missing, and notes that we did.
     pub fn open(path: &Path, run: &RunId) -> Result<Self, LedgerError> {
-        Self::take(path, run, Role::Work)
+        Self::of(LedgerFile::open(path)?, run, Role::Work)
     }
 
-    /// The same, to give back what is owed and for nothing else.
+    /// The same, to give back what is owed and for nothing else. It need not be writable for that.
     pub fn open_to_settle(path: &Path, run: &RunId) -> Result<Self, LedgerError> {
-        Self::take(path, run, Role::Settle)
+        Self::of(LedgerFile::open_to_settle(path)?, run, Role::Settle)
     }
 
-    fn take(path: &Path, run: &RunId, role: Role) -> Result<Self, LedgerError> {
-        let (file, lines) = LedgerFile::open(path)?;
+    fn of(
+        (file, lines): (LedgerFile, Vec<Line>),
+        run: &RunId,
+        role: Role,
+    ) -> Result<Self, LedgerError> {
         let books = Books::replay(lines)?;
         let now = clock::now();
         let ahead = books.latest.map_or(Duration::ZERO, |latest| clock::between(now, latest));
         let holder = Holder { run: run.clone(), pid: std::process::id(), host: host(), role };
         let mut ledger = Self { file, books, ahead };
-        let opened = ledger.file.append(ledger.second(), Fact::Opened(holder))?;
-        ledger.books.enter(&opened)?;
+        match ledger.file.append(ledger.second(), Fact::Opened(holder)) {
+            Ok(opened) => ledger.books.enter(&opened)?,
+            // What is owed can be given back without a word of it.
+            Err(_) if role == Role::Settle => {}
+            Err(error) => return Err(error.into()),
+        }
         Ok(ledger)
     }
 
@@ -214,6 +233,63 @@ impl Ledger {
     /// What it says.
     pub fn books(&self) -> &Books {
         &self.books
+    }
+
+    /// Sees whether whoever looks for it still finds it. An error if its file was moved, replaced or
+    /// removed: what is written from then on is known to nobody else.
+    pub fn check(&self) -> Result<(), LedgerError> {
+        Ok(self.file.check()?)
+    }
+}
+
+/// A ledger as its run's guard sees it: the file that was there when it came, whatever becomes of its
+/// name.
+#[derive(Debug)]
+pub struct Watched(WatchedFile);
+
+impl Watched {
+    /// The ledger at `path`. None if there is none.
+    pub fn open(path: &Path) -> Result<Option<Self>, LedgerError> {
+        Ok(WatchedFile::open(path)?.map(Self))
+    }
+
+    /// Whether a program has it, or what is in its place now, in hand.
+    pub fn is_in_use(&self) -> bool {
+        self.0.is_in_use()
+    }
+
+    /// What it says.
+    pub fn books(&self) -> Result<Books, LedgerError> {
+        Books::replay(self.0.read()?)
+    }
+
+    /// Takes it up, to give back what is owed and for nothing else. It need not be writable for that.
+    pub fn take(&self, run: &RunId) -> Result<Ledger, LedgerError> {
+        Ledger::of(self.0.take()?, run, Role::Settle)
+    }
+
+    /// What is in its place now, if that is another one.
+    pub fn successor(&self) -> Result<Option<Self>, LedgerError> {
+        Ok(self.0.successor()?.map(Self))
+    }
+}
+
+/// Whether whoever has the ledger at `path` in hand only gives back what it owes.
+fn is_being_settled(path: &Path) -> bool {
+    let settles = |books: Books| books.holder().is_some_and(|holder| holder.role == Role::Settle);
+    is_in_use(path) && Books::read(path).ok().flatten().is_some_and(settles)
+}
+
+/// Waits while somebody gives back what the ledger at `path` owes, but not for longer than `patience`.
+/// Calls `told` once if there is something to wait for.
+pub async fn while_settling(path: &Path, patience: Duration, told: impl FnOnce()) {
+    let begun = Instant::now();
+    if !is_being_settled(path) {
+        return;
+    }
+    told();
+    while is_being_settled(path) && begun.elapsed() < patience {
+        sleep(LOOK_EVERY).await;
     }
 }
 

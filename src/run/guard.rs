@@ -4,14 +4,16 @@
 //! more than the run's folder: while somebody has the ledger in hand it waits, and once nobody has
 //! had it for a while, in which `resume` may take over, it takes the ledger up itself and settles.
 //! It ends when nothing is owed any more, or what is owed can't be shown with its keys, which come
-//! from where the program's come from.
+//! from where the program's come from. What a program keeps past its time, it ends under its hands.
 
 use super::{RunFolder, sweep};
 use crate::{
+    clock,
     event::{Event, Events},
-    leases::{LeaseError, Leases, Markets},
-    ledger::{self, Books, Ledger},
+    leases::{LeaseError, Leases, Markets, describe, end_owed},
+    ledger::{Books, FileError, LedgerError, Watched},
 };
+use jiff::Timestamp;
 use providers::crash;
 use std::{
     ffi::OsStr,
@@ -32,6 +34,9 @@ pub const GRACE: Duration = Duration::from_secs(30);
 
 /// How often it looks.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// How often it looks whether its program keeps something past its time.
+const OVERDUE_EVERY: Duration = Duration::from_secs(10);
 
 /// The shortest and the longest pause between two attempts to give everything back.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_mins(1));
@@ -178,46 +183,90 @@ pub async fn stand(
     let Some(_lock) = lock(&folder.guard_lock())? else {
         return Ok(());
     };
-    let path = folder.ledger();
-    let (mut abandoned, mut pause) = (false, PAUSES.0);
+    let Some(mut ledger) = Watched::open(&folder.ledger()).map_err(io::Error::other)? else {
+        return Ok(());
+    };
+    let (mut abandoned, mut pause, mut looked) = (false, PAUSES.0, Instant::now());
     loop {
         sleep(LOOK_EVERY).await;
-        if ledger::is_in_use(&path) {
+        if ledger.is_in_use() {
             (abandoned, pause) = (false, PAUSES.0);
+            if OVERDUE_EVERY <= looked.elapsed() {
+                // One that can't be read now can be later.
+                let books = ledger.books().unwrap_or_default();
+                end_overdue(&books, markets, clock::now(), events).await;
+                looked = Instant::now();
+            }
             continue;
         }
-        // A ledger that can't be read may owe anything; `cleanup` goes by the labels.
-        let books = Books::read(&path).map_err(io::Error::other)?.unwrap_or_default();
-        let (Some(holder), Some(_)) = (books.holder(), books.owed().next()) else {
-            return Ok(());
-        };
-        abandoned = abandoned || is_left_alone(folder, grace).await;
-        // Somebody may have taken it up just now, and then it isn't ours to settle.
-        if abandoned && let Ok(ledger) = Ledger::open_to_settle(&path, &holder.run) {
-            let mut leases = Leases::new(markets.clone(), ledger, events.clone());
-            let errors = leases.settle_once().await;
-            if errors.is_empty() {
-                // What this leaves behind is no instance, and `cleanup` tries again.
-                drop(sweep(&leases, folder).await);
+        let books = match ledger.books() {
+            Ok(books) => books,
+            Err(LedgerError::File(FileError::Io { .. })) => {
+                // A disk may be back later.
+                sleep(pause).await;
+                pause = (pause * 2).min(PAUSES.1);
                 continue;
             }
-            if errors.iter().all(|error| matches!(error, LeaseError::OtherKey { .. })) {
-                // Our keys stay what they are, and so does what they can show.
-                return Err(io::Error::other("what is owed can't be seen with the keys there are"));
+            // One that is damaged may owe anything; `cleanup` goes by the labels.
+            Err(error) => return Err(io::Error::other(error)),
+        };
+        let (Some(holder), Some(_)) = (books.holder(), books.owed().next()) else {
+            match ledger.successor().map_err(io::Error::other)? {
+                Some(successor) => ledger = successor,
+                None => return Ok(()),
             }
-            drop(leases);
-            sleep(pause).await;
-            pause = (pause * 2).min(PAUSES.1);
+            continue;
+        };
+        abandoned = abandoned || is_left_alone(&ledger, grace).await;
+        if !abandoned {
+            continue;
         }
+        let taken = match ledger.take(&holder.run) {
+            Ok(taken) => taken,
+            // Somebody has taken it up just now, and then it isn't ours to settle.
+            Err(LedgerError::File(FileError::InUse { .. } | FileError::InUseByUnknown)) => continue,
+            Err(error) => return Err(io::Error::other(error)),
+        };
+        let mut leases = Leases::new(markets.clone(), taken, events.clone());
+        let errors = leases.settle_once().await;
+        if errors.is_empty() {
+            // What this leaves behind is no instance, and `cleanup` tries again.
+            drop(sweep(&leases, folder).await);
+            continue;
+        }
+        if errors.iter().all(|error| matches!(error, LeaseError::OtherKey { .. })) {
+            // Our keys stay what they are, and so does what they can show.
+            return Err(io::Error::other("what is owed can't be seen with the keys there are"));
+        }
+        if errors.iter().all(|error| matches!(error, LeaseError::Ledger(_))) {
+            // All of it is gone, of which no word can be written.
+            return Err(io::Error::other(describe(&errors[0])));
+        }
+        drop(leases);
+        sleep(pause).await;
+        pause = (pause * 2).min(PAUSES.1);
+    }
+}
+
+/// Ends what a program has in hand and should have given back: it is stopped, or hangs.
+async fn end_overdue(books: &Books, markets: &Markets, now: Timestamp, events: &Events) {
+    for (label, lease) in books.owed().filter(|(_, lease)| lease.is_overdue(now)) {
+        let Some(market) = markets.get(&lease.terms.provider) else { continue };
+        let reason = match end_owed(&**market, label, lease).await {
+            Ok(0) => continue,
+            Ok(_) => "its program has it past its time and doesn't end it, so its guard has".into(),
+            Err(error) => describe(&error),
+        };
+        events.send(Event::StillOwed { label: label.clone(), reason });
     }
 }
 
 /// Whether nobody takes the run up for as long as `grace`.
-async fn is_left_alone(folder: &RunFolder, grace: Duration) -> bool {
+async fn is_left_alone(ledger: &Watched, grace: Duration) -> bool {
     let begin = Instant::now();
     while begin.elapsed() < grace {
         sleep(LOOK_EVERY.min(grace)).await;
-        if ledger::is_in_use(&folder.ledger()) {
+        if ledger.is_in_use() {
             return false;
         }
     }
@@ -243,7 +292,9 @@ fn lock(path: &Path) -> io::Result<Option<File>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
+    use crate::ledger::{Entry, Ledger, OVERTIME, Terms};
+    use providers::{Label, Marketplace, Need, Order, UsdPerHour, testkit::World};
+    use std::{os::unix::fs::PermissionsExt, sync::Arc};
 
     /// A program that does this.
     fn program(folder: &Path, script: &str) -> PathBuf {
@@ -259,6 +310,30 @@ mod tests {
             let Event::Unguarded { reason } = event else { panic!("{event:?}") };
             reason
         })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_hung_program_keeps_past_its_time_is_ended_under_its_hands() {
+        let world = Arc::new(World::default());
+        let offer = world.offers(&Need::default()).await.expect("it answers").remove(0);
+        let label = Label("pw-1".into());
+        let order = Order::new(offer, label.clone(), "ssh-ed25519 key");
+        let id = world.rent(&order).await.expect("it is for rent").id;
+        let folder = tempfile::tempdir().expect("a folder");
+        let (path, run) = (folder.path().join("ledger"), "nov26-7kq3".parse().expect("a run"));
+        let mut ledger = Ledger::open(&path, &run).expect("it opens");
+        let expires = Timestamp::from_second(1_795_600_000).expect("it is a time");
+        let terms = Terms::example("world", UsdPerHour(1), expires);
+        ledger.record(&label, Entry::Ordered(terms)).expect("it is the first");
+        ledger.record(&label, Entry::Rented(id)).expect("it follows");
+        let markets = Markets::new([world.clone() as Arc<dyn Marketplace>]);
+        let events = Events::unheard();
+        let soon = clock::after(expires, OVERTIME);
+        end_overdue(ledger.books(), &markets, soon, &events).await;
+        assert_eq!(world.billed(), 1, "it may be on its way out");
+        let late = clock::after(soon, Duration::from_secs(1));
+        end_overdue(ledger.books(), &markets, late, &events).await;
+        assert_eq!(world.billed(), 0);
     }
 
     #[test]

@@ -304,7 +304,7 @@ impl<'a> Runner<'a> {
                     level = self.tools.ladder.level();
                     self.stop(level);
                 }
-                _ = tick.tick() => self.tick(),
+                _ = tick.tick() => self.tick()?,
             }
         }
     }
@@ -361,7 +361,8 @@ impl<'a> Runner<'a> {
         }
     }
 
-    fn tick(&mut self) {
+    fn tick(&mut self) -> Result<(), Why> {
+        self.leases.check().map_err(LeaseError::from)?;
         self.progress();
         self.review();
         self.see_to_the_guard();
@@ -382,6 +383,7 @@ impl<'a> Runner<'a> {
         if self.draining_since.is_some_and(|since| DRAIN_LIMIT <= since.elapsed()) {
             limit(Stop::Kill, "stopped");
         }
+        Ok(())
     }
 
     /// How long this session may go on. By the time of day too, which goes on while a computer sleeps.

@@ -6,6 +6,7 @@ use crate::{
 };
 use serde_json::json;
 use std::{
+    fs,
     io::{BufRead, BufReader},
     process::Stdio,
 };
@@ -65,6 +66,26 @@ fn a_watching_cleanup_ends_what_is_left_behind() {
     signal(&watching.id().to_string(), "INT");
     let ended = eventually("its end", || watching.try_wait().expect("it can be asked"));
     assert_eq!(ended.code(), Some(0));
+}
+
+#[test]
+fn a_home_that_can_not_be_read_may_owe_anything_and_a_watch_goes_on() {
+    let user = User::new();
+    // Who we are can't be read.
+    fs::create_dir_all(user.folder().join("home/owner")).expect("it is new");
+    for verb in ["ps", "cleanup"] {
+        let output = user.run(&[verb]);
+        assert_eq!(output.status.code(), Some(70), "{}", conversation(&output));
+    }
+    let mut command = user.piecework(&["cleanup", "--watch", "--yes"]);
+    let mut watching = command.stderr(Stdio::piped()).spawn().expect("it runs");
+    let told = BufReader::new(watching.stderr.take().expect("it is piped"));
+    let is_error = |line: std::io::Result<String>| line.is_ok_and(|l| l.starts_with("error:"));
+    assert!(told.lines().any(is_error));
+    assert!(watching.try_wait().expect("it can be asked").is_none(), "it goes on watching");
+    signal(&watching.id().to_string(), "INT");
+    let ended = eventually("its end", || watching.try_wait().expect("it can be asked"));
+    assert_eq!(ended.code(), Some(70));
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod full_disk;
 mod hostile;
 mod interrupts;
 mod kills;
+mod ledgers;
 mod links;
 mod marketplaces;
 mod objects;
