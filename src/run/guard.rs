@@ -180,6 +180,8 @@ pub async fn stand(
     let _ = rustix::process::setsid();
     // And so is its hanging up, which the system also says to whom the program's end leaves alone.
     drop(signal(SignalKind::hangup())?);
+    // Whoever stops a service tells all of its processes at once, and the program may yet fail.
+    drop(signal(SignalKind::terminate())?);
     let Some(_lock) = lock(&folder.guard_lock())? else {
         return Ok(());
     };

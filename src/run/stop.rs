@@ -65,16 +65,17 @@ impl Ladder {
         drop(ear.wait_for(|stop| level <= *stop).await);
     }
 
-    /// Lets the terminal and the system raise it: ^C and SIGTERM by one rung each time, SIGHUP
-    /// (the terminal is gone, so nobody waits for a drain) to [`Stop::Kill`]. SIGXFSZ, which comes
-    /// with a write beyond the limit on a file's size and would end the process, is heard and
-    /// ignored: the write fails as well, and is told as any other.
+    /// Lets the terminal and the system raise it: ^C by one rung each time, SIGHUP (the terminal is
+    /// gone) and SIGTERM (whoever sends it kills what is left a few seconds later) to
+    /// [`Stop::Kill`], for nobody waits for a drain. SIGXFSZ, which comes with a write beyond the
+    /// limit on a file's size and would end the process, is heard and ignored: the write fails as
+    /// well, and is told as any other.
     pub fn obey_signals(&self) -> io::Result<()> {
         // Once it was listened for it does no harm, whether anybody listens or not.
         drop(signal(SignalKind::from_raw(Signal::XFSZ.as_raw()))?);
         for (kind, rung) in [
             (SignalKind::interrupt(), None),
-            (SignalKind::terminate(), None),
+            (SignalKind::terminate(), Some(Stop::Kill)),
             (SignalKind::hangup(), Some(Stop::Kill)),
         ] {
             let mut signals = signal(kind)?;
@@ -116,23 +117,26 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn signals_raise_it_by_a_rung_and_a_terminal_that_is_gone_to_the_second() {
+    async fn an_interrupt_raises_it_by_a_rung_and_a_terminal_or_service_that_ends_to_the_second() {
         let kill = |signal| {
             rustix::process::kill_process(rustix::process::getpid(), signal).expect("it is we");
         };
-        let (asked, hung_up) = (Ladder::default(), Ladder::default());
+        let asked = Ladder::default();
         asked.obey_signals().expect("signals can be heard");
         kill(Signal::XFSZ);
         assert_eq!(asked.level(), Stop::No);
         kill(Signal::INT);
         asked.at_least(Stop::Drain).await;
         assert_eq!(asked.level(), Stop::Drain);
-        kill(Signal::TERM);
+        kill(Signal::INT);
         asked.at_least(Stop::Kill).await;
         assert_eq!(asked.level(), Stop::Kill);
-        hung_up.obey_signals().expect("signals can be heard");
-        kill(Signal::HUP);
-        hung_up.at_least(Stop::Kill).await;
-        assert_eq!((hung_up.level(), asked.level()), (Stop::Kill, Stop::Kill));
+        for signal in [Signal::HUP, Signal::TERM] {
+            let told = Ladder::default();
+            told.obey_signals().expect("signals can be heard");
+            kill(signal);
+            told.at_least(Stop::Kill).await;
+            assert_eq!((told.level(), asked.level()), (Stop::Kill, Stop::Kill), "{signal:?}");
+        }
     }
 }

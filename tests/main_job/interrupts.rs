@@ -34,19 +34,48 @@ fn has_some(path: &Path) -> bool {
 
 #[test]
 fn one_interrupt_finishes_what_was_begun_and_gives_everything_back() {
-    for name in ["INT", "TERM"] {
-        let user = User::new();
-        let program = working(&user);
-        signal(&program.id().to_string(), name);
-        let output = program.wait_with_output().expect("it ends");
-        assert_eq!(output.status.code(), Some(6), "{}", conversation(&output));
-        let told = String::from_utf8_lossy(&output.stderr);
-        assert!(told.contains("nothing is left running"), "{told}");
-        assert!(told.contains("go on with: piecework resume"), "{told}");
-        user.assert_nothing_left();
-        user.done(&["resume", "last"]);
-        assert_eq!(ids(&user.folder().join("out.jsonl")), numbered_ids(PROMPTS));
+    let user = User::new();
+    let program = working(&user);
+    signal(&program.id().to_string(), "INT");
+    let output = program.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(6), "{}", conversation(&output));
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("nothing is left running"), "{told}");
+    assert!(told.contains("go on with: piecework resume"), "{told}");
+    user.assert_nothing_left();
+    user.done(&["resume", "last"]);
+    assert_eq!(ids(&user.folder().join("out.jsonl")), numbered_ids(PROMPTS));
+}
+
+#[test]
+fn a_service_that_is_stopped_gives_back_before_it_would_be_killed() {
+    let Some(cloud) = Cloud::start("a service that is stopped") else { return };
+    let user = User::new();
+    // A prompt takes a second, so that finishing those begun would take longer than there is.
+    let mut command = cloud.run(&user, "lambda", PROMPTS, &["--yes", "--echo-pace", "1"]);
+    command.stdout(Stdio::null()).stderr(Stdio::piped());
+    let program = command.spawn().expect("it runs");
+    let partial = eventually("a run", || {
+        let run = user.folder().join("home/runs").read_dir().ok()?.flatten().next()?;
+        Some(run.path().join("completions.partial.jsonl"))
+    });
+    eventually("a completion", || has_some(&partial).then_some(()));
+    let asked = Instant::now();
+    // Whoever stops a service tells all of its processes, and kills them 10 seconds later.
+    for guard in pids_in(&user.only_run(), "guard") {
+        signal(&guard, "TERM");
     }
+    signal(&program.id().to_string(), "TERM");
+    cloud.wait_until_nothing_is_billed("lambda");
+    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+    let output = program.wait_with_output().expect("it ends");
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+    assert_eq!(output.status.code(), Some(6), "{}", conversation(&output));
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("nothing is left running"), "{told}");
+    assert!(!told.contains("the guard had died"), "{told}");
+    let guards = || pids_in(&user.only_run(), "guard");
+    eventually("the guard's end", || guards().is_empty().then_some(()));
 }
 
 #[test]

@@ -232,6 +232,23 @@ fn a_guard_that_dies_is_replaced() {
 }
 
 #[test]
+fn a_guard_that_is_told_to_end_stays_while_something_is_owed() {
+    let user = User::new();
+    user.file("prompts.jsonl", numbered(PROMPTS));
+    let mut command = user.piecework(&RUN);
+    command.env("PIECEWORK_GUARD_GRACE", "1").stdout(Stdio::null()).stderr(Stdio::null());
+    let mut program = command.spawn().expect("it runs");
+    user.only_instance();
+    let guards = || pids_in(&user.only_run(), "guard");
+    let guard = eventually("a guard", || guards().pop());
+    program.kill().expect("it is ours");
+    program.wait().expect("it is over");
+    signal(&guard, "TERM");
+    user.wait_until_nothing_is_left();
+    eventually("the guard's end", || guards().is_empty().then_some(()));
+}
+
+#[test]
 fn a_guard_that_can_not_be_replaced_is_told_of() {
     let user = User::new();
     user.file("prompts.jsonl", numbered(PROMPTS));
