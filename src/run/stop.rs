@@ -1,7 +1,7 @@
 //! The ladder of stopping: it only rises.
 
 use rustix::process::Signal;
-use std::io;
+use std::{fs, io};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
@@ -70,14 +70,23 @@ impl Ladder {
     /// [`Stop::Kill`], for nobody waits for a drain. SIGXFSZ, which comes with a write beyond the
     /// limit on a file's size and would end the process, is heard and ignored: the write fails as
     /// well, and is told as any other.
+    ///
+    /// What whoever began this program has it ignore stays ignored: SIGHUP under `nohup`, and ^C in
+    /// what a script leaves in the background. SIGTERM is heard all the same: it is never
+    /// meant to be ignored, and what follows on it is SIGKILL.
     pub fn obey_signals(&self) -> io::Result<()> {
         // Once it was listened for it does no harm, whether anybody listens or not.
         drop(signal(SignalKind::from_raw(Signal::XFSZ.as_raw()))?);
+        // Read first: what is listened for isn't ignored any more.
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         for (kind, rung) in [
             (SignalKind::interrupt(), None),
             (SignalKind::terminate(), Some(Stop::Kill)),
             (SignalKind::hangup(), Some(Stop::Kill)),
         ] {
+            if kind != SignalKind::terminate() && is_ignored(&status, kind) {
+                continue;
+            }
             let mut signals = signal(kind)?;
             let ladder = self.clone();
             tokio::spawn(async move {
@@ -90,9 +99,33 @@ impl Ladder {
     }
 }
 
+/// Whether the process with this status, as Linux shows it in `/proc`, ignores a signal. Other
+/// systems show none, and there nothing is taken for ignored.
+fn is_ignored(status: &str, signal: SignalKind) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default();
+    // The first signal is number 1.
+    mask & (1 << (signal.as_raw_value() - 1)) != 0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_ignored_is_seen_in_the_status_of_a_process() {
+        let ignored = |status| {
+            let all = [SignalKind::hangup(), SignalKind::interrupt(), SignalKind::terminate()];
+            all.map(|signal| is_ignored(status, signal))
+        };
+        let status =
+            "SigBlk:\tffffffffffffffff\nSigIgn:\t0000000000001003\nSigCgt:\t0000000000004000\n";
+        assert_eq!(ignored(status), [true, true, false]);
+        assert_eq!(ignored("SigIgn:\t0000000000004001"), [true, false, true]);
+        for unknown in ["", "SigIgn:\tnone\n", "Name:\tpiecework\n"] {
+            assert_eq!(ignored(unknown), [false; 3], "{unknown:?}");
+        }
+    }
 
     #[tokio::test]
     async fn the_ladder_only_rises() {
@@ -121,6 +154,10 @@ mod tests {
         let kill = |signal| {
             rustix::process::kill_process(rustix::process::getpid(), signal).expect("it is we");
         };
+        // Tests may be begun in the background of a script. What was heard once isn't ignored.
+        for ignored in [SignalKind::interrupt(), SignalKind::hangup()] {
+            drop(signal(ignored).expect("signals can be heard"));
+        }
         let asked = Ladder::default();
         asked.obey_signals().expect("signals can be heard");
         kill(Signal::XFSZ);

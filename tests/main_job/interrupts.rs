@@ -212,6 +212,41 @@ fn an_interrupt_at_any_moment_is_told_by_the_exit_code() {
     }
 }
 
+/// The program, begun by a shell that has it ignore a signal.
+fn begun_ignoring(name: &str, program: &Command) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("trap '' {name}; exec \"$@\""), "sh"]);
+    command.arg(program.get_program()).args(program.get_args());
+    for (name, value) in program.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command.current_dir(program.get_current_dir().expect("it has one")).stdin(Stdio::null());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+#[test]
+fn what_whoever_began_a_run_has_it_ignore_does_not_stop_it_but_the_end_of_a_service_does() {
+    // `nohup`, a script's `&`, and what is never meant.
+    for (name, code) in [("HUP", 0), ("INT", 0), ("TERM", 6)] {
+        let user = User::new();
+        user.file("prompts.jsonl", numbered(PROMPTS));
+        let mut program =
+            begun_ignoring(name, &user.piecework(&RUN)).spawn().expect("the program runs");
+        user.only_instance();
+        let partial = user.only_run().join("completions.partial.jsonl");
+        eventually("a completion", || has_some(&partial).then_some(()));
+        assert_eq!(program.try_wait().expect("it can be asked"), None);
+        signal(&program.id().to_string(), name);
+        let output = program.wait_with_output().expect("it ends");
+        assert_eq!(output.status.code(), Some(code), "{name}\n{}", conversation(&output));
+        user.assert_nothing_left();
+    }
+}
+
 #[test]
 fn interrupts_end_the_ordering_and_resume_does_it_again() {
     let user = User::new();

@@ -7,9 +7,11 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    sync::Once,
     time::{Duration, Instant},
 };
 use tempfile::TempDir;
+use tokio::signal::unix::{self, SignalKind};
 
 /// How long anything here may take before it has failed.
 const LIMIT: Duration = Duration::from_mins(1);
@@ -19,6 +21,8 @@ pub(crate) struct User(TempDir);
 
 impl User {
     pub(crate) fn new() -> Self {
+        static HEARD: Once = Once::new();
+        HEARD.call_once(hear_interrupts);
         let user = Self(tempfile::tempdir().expect("a folder"));
         assert!(
             Path::new(env!("CARGO_BIN_EXE_piecework")).with_file_name("piecework-worker").exists(),
@@ -122,6 +126,24 @@ impl Drop for User {
     fn drop(&mut self) {
         // A test that failed must not leave anything running.
         drop(self.piecework(&["cleanup", "--yes"]).output());
+    }
+}
+
+/// Tests that are begun in the background of a script ignore ^C, and under `nohup` hangups, and so would
+/// the programs that they start. What is caught is back to its default in those.
+fn hear_interrupts() {
+    for (name, kind) in [("INT", SignalKind::interrupt()), ("HUP", SignalKind::hangup())] {
+        let ended = Command::new("sh").args(["-c", &format!("kill -{name} $$")]).status();
+        if !ended.expect("it runs").success() {
+            continue;
+        }
+        let heard = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.expect("a runtime");
+            let _inside = runtime.enter();
+            drop(unix::signal(kind).expect("it can be heard"));
+        });
+        heard.join().expect("it is heard");
     }
 }
 
