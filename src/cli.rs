@@ -114,7 +114,8 @@ pub struct RunArgs {
     /// What the run may cost, in dollars.
     #[arg(long, env = "PIECEWORK_BUDGET", value_name = "USD")]
     pub budget: Option<String>,
-    /// When to stop at the latest, such as `90m` or `6h`.
+    /// When to stop at the latest, such as `90m` or `6h`. Without it that is after a day, or after as
+    /// long as the run may need, which is a week at most.
     #[arg(long, env = "PIECEWORK_DEADLINE", value_name = "TIME")]
     pub deadline: Option<String>,
     /// How the prompts are written, where that can't be told by looking.

@@ -2,7 +2,7 @@
 //! worked long enough to tell.
 //!
 //! They are hints that plans are made by. A file that can't be read is as good as none, and so is a
-//! line that can't.
+//! line that can't, or whose speed no machine has.
 
 use crate::{
     cost::Measurement,
@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use std::{
     fs::{self, OpenOptions},
     io::{self, Write},
+    ops::RangeInclusive,
     path::Path,
 };
 
@@ -20,6 +21,11 @@ const FILE: &str = "measured.jsonl";
 
 /// Lines that count: the latest. Others are dropped once there are twice as many.
 const LATEST: usize = 1_000;
+
+/// Factors that count. A machine that is so much slower or faster than modelled was not measured: a
+/// line was damaged, or written by hand. When a run ends is reckoned by them, and so is what it
+/// may cost, and no single line may move that by a hundred times.
+const SOUND: RangeInclusive<f64> = 0.05..=20.0;
 
 /// The speeds that earlier runs have left in this home, the oldest first.
 pub fn read(home: &Path) -> Vec<Measurement> {
@@ -58,9 +64,8 @@ fn lines(home: &Path) -> Vec<Line<Measurement>> {
     let text = fs::read(home.join(FILE)).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     let read = |line| serde_json::from_str::<Line<Measurement>>(line).ok();
-    let is_sound = |line: &Line<Measurement>| {
-        line.v <= VERSION && line.event.factor.is_finite() && 0.0 < line.event.factor
-    };
+    let is_sound =
+        |line: &Line<Measurement>| line.v <= VERSION && SOUND.contains(&line.event.factor);
     let mut lines: Vec<_> = text.lines().filter_map(read).filter(is_sound).collect();
     lines.drain(..lines.len().saturating_sub(LATEST));
     lines
@@ -110,14 +115,23 @@ mod tests {
     }
 
     #[test]
+    fn a_factor_that_no_machine_has_moves_nothing() {
+        let home = tempfile::tempdir().unwrap();
+        let all = [1e-300, 1e-2, 0.049, 0.05, 1.0, 20.0, 20.1, 1e300, -1.0, f64::MIN_POSITIVE];
+        keep(home.path(), Timestamp::UNIX_EPOCH, &all.map(measured)).unwrap();
+        assert_eq!(factors(home.path()), [0.05, 1.0, 20.0]);
+    }
+
+    #[test]
     fn the_latest_are_kept() {
         let home = tempfile::tempdir().unwrap();
-        let all: Vec<_> = (1..=2 * LATEST).map(|number| measured(number as f64)).collect();
+        let factor = |number: usize| 1.0 + number as f64 / 1_000.0;
+        let all: Vec<_> = (1..=2 * LATEST).map(|number| measured(factor(number))).collect();
         for some in all.chunks(600) {
             keep(home.path(), Timestamp::UNIX_EPOCH, some).unwrap();
         }
         let kept = factors(home.path());
-        assert_eq!((kept[0], kept.len()), (1_001.0, LATEST));
+        assert_eq!((kept[0], kept.len()), (factor(1_001), LATEST));
         let lines = fs::read_to_string(home.path().join(FILE)).unwrap().lines().count();
         assert_eq!(lines, LATEST);
     }

@@ -37,6 +37,10 @@ const BAD_LINES_SHOWN: usize = 3;
 /// How much longer than its slowest estimate a run may take, where no deadline was given.
 const SLACK: f64 = 2.0;
 
+/// The longest that a run goes on to which nobody gave a deadline. Estimates can be far off, and under
+/// `--yes` nobody has seen this one; what isn't done by then `resume` goes on with.
+const LONGEST: Duration = Duration::from_hours(7 * 24);
+
 /// What a run is begun with.
 pub(super) struct Prepared {
     pub(super) input: Input,
@@ -115,8 +119,7 @@ pub(super) async fn prepare(
     let slowest = best.candidate.as_ref().zip(estimate);
     let slowest =
         slowest.map(|(best, (time, _))| duration(time.as_secs_f64() * best.rate.error * SLACK));
-    let deadline =
-        settings.deadline.unwrap_or_else(|| LEASE_LIMIT.max(slowest.unwrap_or_default()));
+    let deadline = settings.deadline.unwrap_or_else(|| usual_end(slowest.unwrap_or_default()));
     let ceiling = ceiling(settings, &picks, machines);
     search.wish.ceiling = ceiling;
     let offer = &best.listed.offer;
@@ -159,16 +162,16 @@ impl Prepared {
             several => format!("{several} machines, each "),
         };
         report::note(&format!("{each}{} from {market} at {}", in_words(offer), offer.price));
-        let within = words::time(self.deadline);
+        let within = within(self.deadline, settings.deadline.is_some());
         let worst = match self.search.wish.ceiling {
             Some(ceiling) => format!("{} at {ceiling} or less each", self.worst),
             None => self.worst.to_string(),
         };
         report::note(&match self.estimate {
             Some((time, cost)) => {
-                format!("about {} and {cost}; at most {worst}, within {within}", words::time(time))
+                format!("about {} and {cost}; at most {worst}, {within}", words::time(time))
             }
-            None => format!("at most {worst}, within {within}"),
+            None => format!("at most {worst}, {within}"),
         });
         if let Some(quote) = &self.cheaper {
             let hosted::Price { service, date: as_of, .. } = &quote.price;
@@ -310,6 +313,17 @@ fn fleet(
     Ok(plans.plans.first().map_or(1, crate::plan::Plan::machines))
 }
 
+/// When a run ends to which nobody has given a deadline, and which takes `slowest` if all goes badly.
+fn usual_end(slowest: Duration) -> Duration {
+    slowest.clamp(LEASE_LIMIT, LONGEST)
+}
+
+/// When a run ends, as it is said: one that may need more than it was given is told how to get it.
+fn within(deadline: Duration, is_given: bool) -> String {
+    let more = if is_given || deadline < LONGEST { "" } else { " (`--deadline` gives it more)" };
+    format!("within {}{more}", words::time(deadline))
+}
+
 fn duration(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
 }
@@ -340,4 +354,26 @@ fn tell_bad_lines(input: &Input, survey: &Survey) {
     }
     let all = words::plural(survey.bad, "bad line");
     report::note(&format!("warning: {all} will be in the errors file; the rest is done"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_that_nobody_gave_a_deadline_has_a_day_or_what_it_needs_but_no_more_than_a_week() {
+        let (hour, day) = (Duration::from_hours(1), Duration::from_hours(24));
+        for (slowest, end) in [
+            (Duration::ZERO, day),
+            (23 * hour, day),
+            (40 * hour, 40 * hour),
+            (8 * day, 7 * day),
+            (Duration::MAX, 7 * day),
+        ] {
+            assert_eq!(usual_end(slowest), end, "{slowest:?}");
+        }
+        assert_eq!(within(40 * hour, false), "within 1 d 16 h");
+        assert_eq!(within(7 * day, false), "within 7 d 0 h (`--deadline` gives it more)");
+        assert_eq!(within(8 * day, true), "within 8 d 0 h");
+    }
 }
