@@ -1,6 +1,7 @@
 //! The fake cloud's instances are real: they answer SSH, run their start script, see no file of
 //! the host's, and are gone once they are released.
 
+use providers::testkit::cloud::Confinement;
 use providers::{
     Access, Endpoint, Host, Instance, InstanceState, Label, Mib, Need, Order, PROVIDERS, Provider,
     Remote, Rental, Setup, Timing, Transport,
@@ -183,6 +184,46 @@ fn confined(server: &Server, endpoint: &Endpoint, secret: &Path) {
     let write = server.ssh(endpoint, "echo mine >/etc/passwd || echo mine >/usr/mine");
     assert!(!write.status.success(), "it writes the host's files: {write:?}");
     assert_eq!(text(&server.ssh(endpoint, "echo mine >~/mine && cat ~/mine")), "mine");
+}
+
+#[tokio::test]
+#[expect(clippy::print_stdout, reason = "what is skipped is said by name")]
+async fn a_machine_sees_and_ends_no_process_of_another() {
+    let confinement = Confinement::detect().expect("machines can be had");
+    if !confinement.hides_processes() {
+        println!("skipped: a machine sees no process of another: the kernel forbids it here");
+        return;
+    }
+    let server = Server::start();
+    server.key();
+    let market = server.connect("vast");
+    // No other test has this one.
+    let marked = format!("sleep 7{}", std::process::id());
+    let start = format!("exec {marked} </dev/null >/dev/null 2>&1");
+    rent(&server, &*market, "piecework-one", &start).await;
+    rent(&server, &*market, "piecework-other", "true").await;
+    let (one, first) = running(&*market, "piecework-one").await;
+    let (_, other) = running(&*market, "piecework-other").await;
+    let each = format!(
+        "for p in /proc/[0-9]*; do case $(tr '\\0' ' ' <$p/cmdline) in '{marked} ') ACT;; esac; done"
+    );
+    let seen = |endpoint| server.ssh(endpoint, &each.replace("ACT", "echo seen")).stdout;
+    let end = each.replace("ACT", "kill -9 ${p#/proc/}");
+    assert_eq!(seen(&first), b"seen\n");
+    assert_eq!(seen(&other), b"");
+    drop(server.ssh(&other, &end));
+    assert_eq!(seen(&first), b"seen\n");
+    // It is over as a whole, with what has left its parents and what shows nothing of its machine.
+    let stray = format!("setsid env -i {marked} </dev/null >/dev/null 2>&1 &");
+    assert!(server.ssh(&first, &stray).status.success());
+    market.release(&one.id).await.unwrap();
+    gone(&first).await;
+    let began = Instant::now();
+    let left = || Command::new("pgrep").args(["-fx", &marked]).output().unwrap().stdout;
+    while !left().is_empty() {
+        assert!(began.elapsed() < Duration::from_secs(30), "it outlives its machine");
+        sleep(Duration::from_millis(50)).await;
+    }
 }
 
 #[tokio::test]

@@ -39,19 +39,28 @@ const HELD_PACKETS: usize = 1024;
 /// `folder` is what [`Local`](super::Local) handed to this process. Everything a client starts
 /// runs in it, and ends with it. Fails if the folder isn't one, or nothing can be served.
 pub async fn serve_local_instance(folder: &Path) -> io::Result<()> {
-    serve_with_host_key(folder, None).await
+    serve_with_host_key(folder, None, None).await
 }
 
-/// The same, showing the host key in the file `planted` as soon as there is one.
-pub(crate) async fn serve_with_host_key(folder: &Path, planted: Option<&Path>) -> io::Result<()> {
+/// The same, showing the host key in the file `planted` as soon as there is one. `known` is which
+/// process this is to the renter, in the words of [`ProcessId`], where it has other numbers here.
+pub(crate) async fn serve_with_host_key(
+    folder: &Path,
+    planted: Option<&Path>,
+    known: Option<&str>,
+) -> io::Result<()> {
     // Fails only for a process that leads its own group, which no terminal can interrupt either.
     let _ = rustix::process::setsid();
     // A renter under `nohup` ignores SIGHUP, and so would all that we start. What is caught is back
     // to its default in them.
     let _hang_ups = signal(SignalKind::hangup())?;
     let folder = Folder::at(folder);
+    let process = match known {
+        Some(known) => known.parse().map_err(io::Error::other)?,
+        None => ProcessId::current()?,
+    };
     // This also fails if the instance was released before it began.
-    folder.set_process(ProcessId::current()?)?;
+    folder.set_process(process)?;
     let guests = PublicKey::from_openssh(&folder.public_key()?).map_err(io::Error::other)?;
     let own_key =
         PrivateKey::random(&mut rand::rng(), Algorithm::Ed25519).map_err(io::Error::other)?;

@@ -1,5 +1,5 @@
 //! What an instance of the fake cloud is: a process that sees the system's programs, read-only,
-//! and one folder that it may write to.
+//! one folder that it may write to, and, where the kernel allows it, no processes but its own.
 
 use super::{Machines, shown};
 use crate::local::serve_with_host_key;
@@ -12,8 +12,19 @@ use std::{
     process::{Command, Stdio},
 };
 
+/// The environment variable that says as which process an instance is known outside of it, where it
+/// has numbers of its own.
+const PROCESS: &str = "FAKECLOUD_PROCESS";
+
 /// Where a start script may plant the host key, as on any machine with OpenSSH.
 const HOST_KEY: &str = "/etc/ssh/ssh_host_ed25519_key";
+
+/// Says as which process what is put in place of this one is known: its number, and when it started,
+/// which is the 22nd field of its status.
+const KNOWN: &str = r#"
+export FAKECLOUD_PROCESS="$$ $(sed 's/.*) //' "/proc/$$/stat" | cut -d ' ' -f 20)"
+exec "$@"
+"#;
 
 /// With bubblewrap: `$1` is the program, `$3` the script, `$4` the folder.
 const BUBBLEWRAP: &str = r#"
@@ -25,7 +36,9 @@ for path in $FAKECLOUD_SHARED; do set -- --ro-bind "$path" "$path" "$@"; done
 set -- --ro-bind "$script" "$script" --bind "$folder" "$folder" "$@"
 set -- --tmpfs /tmp --tmpfs /run --tmpfs /root --ro-bind "$program" "$program" "$@"
 [ -d /etc/ssh ] && set -- --tmpfs /etc/ssh "$@"
-for part in usr etc proc bin sbin lib lib64; do
+if [ -n "$FAKECLOUD_PROCESS" ]; then set -- --unshare-pid --proc /proc "$@"
+else set -- --ro-bind /proc /proc "$@"; fi
+for part in usr etc bin sbin lib lib64; do
     [ -e "/$part" ] && set -- --ro-bind "/$part" "/$part" "$@"
 done
 exec bwrap --dev-bind /dev /dev "$@"
@@ -44,7 +57,9 @@ for part in usr etc bin sbin lib lib64; do
 done
 [ -d /etc/ssh ] && mount -t tmpfs tmpfs "$root/etc/ssh"
 mkdir "$root/dev" "$root/proc" "$root/tmp" "$root/run" "$root/root"
-mount --rbind /dev "$root/dev"; mount --rbind /proc "$root/proc"
+mount --rbind /dev "$root/dev"
+if [ -n "$FAKECLOUD_PROCESS" ]; then mount -t proc proc "$root/proc"
+else mount --rbind /proc "$root/proc"; fi
 share() {
     if [ -d "$1" ]; then mkdir -p "$root$1"; else mkdir -p "$root${1%/*}"; : >"$root$1"; fi
     mount --bind "$1" "$root$1"
@@ -55,15 +70,28 @@ IFS='
 for path in $FAKECLOUD_SHARED; do
     share "$path"; mount -o remount,bind,ro "$root$path"
 done
-exec chroot "$root" "$@"
+[ -n "$FAKECLOUD_PROCESS" ] || exec chroot "$root" "$@"
+# The first process of a machine is the parent of those that have lost theirs.
+set +e; chroot "$root" "$@"; exit $?
 "#;
 
-/// How the processes of instances are kept off the host's files.
+/// A view of files that is an instance's own, and processes too. Those end with it.
+const UNSHARE: [&str; 3] = ["--user", "--map-root-user", "--mount"];
+const OWN: [&str; 3] = ["--pid", "--fork", "--kill-child"];
+
+/// How the processes of instances are kept off the host's files, and off each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Confinement {
-    /// By bubblewrap.
+pub struct Confinement {
+    walls: Walls,
+    own_processes: bool,
+}
+
+/// What keeps them off files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Walls {
+    /// Bubblewrap.
     Bubblewrap,
-    /// By namespaces, through `unshare`.
+    /// Namespaces, through `unshare`.
     Namespaces,
 }
 
@@ -75,11 +103,22 @@ impl Confinement {
             command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
             command.stderr(Stdio::null()).status().is_ok_and(|status| status.success())
         };
-        if works("bwrap", &["--ro-bind", "/", "/", "true"]) {
-            return Some(Self::Bubblewrap);
+        let bound = ["--ro-bind", "/", "/"];
+        if works("bwrap", &[&bound[..], &["true"]].concat()) {
+            let own = ["--unshare-pid", "--proc", "/proc", "true"];
+            let own_processes = works("bwrap", &[&bound[..], &own].concat());
+            return Some(Self { walls: Walls::Bubblewrap, own_processes });
         }
-        works("unshare", &["--user", "--map-root-user", "--mount", "true"])
-            .then_some(Self::Namespaces)
+        let own_processes =
+            works("unshare", &[&UNSHARE[..], &OWN, &["--mount-proc", "true"]].concat());
+        works("unshare", &[&UNSHARE[..], &["true"]].concat())
+            .then_some(Self { walls: Walls::Namespaces, own_processes })
+    }
+
+    /// Whether an instance has processes of its own: it sees no others, and can end no others. A
+    /// container on this computer may forbid that.
+    pub fn hides_processes(self) -> bool {
+        self.own_processes
     }
 
     /// What is put before a program and its arguments.
@@ -87,15 +126,22 @@ impl Confinement {
         let shared: Vec<_> = shared.iter().map(|path| path.to_string_lossy()).collect();
         let mut words: Vec<OsString> =
             vec!["env".into(), format!("FAKECLOUD_SHARED={}", shared.join("\n")).into()];
-        let script = match self {
-            Self::Bubblewrap => BUBBLEWRAP,
-            Self::Namespaces => {
-                let unshare = ["unshare", "--user", "--map-root-user", "--mount"];
-                words.extend(unshare.map(OsString::from));
+        let mut add = |more: &[&str]| words.extend(more.iter().map(OsString::from));
+        if self.own_processes {
+            add(&["sh", "-c", KNOWN, "known"]);
+        }
+        let script = match self.walls {
+            Walls::Bubblewrap => BUBBLEWRAP,
+            Walls::Namespaces => {
+                add(&["unshare"]);
+                add(&UNSHARE);
+                if self.own_processes {
+                    add(&OWN);
+                }
                 NAMESPACES
             }
         };
-        words.extend(["sh", "-c", script, "confined"].map(OsString::from));
+        add(&["sh", "-c", script, "confined"]);
         words
     }
 }
@@ -138,7 +184,8 @@ pub async fn be_instance(script: &Path, folder: &Path) -> io::Result<()> {
         .stderr(log)
         .spawn()?;
     std::thread::spawn(move || drop(child.wait()));
-    serve_with_host_key(folder, Some(Path::new(HOST_KEY))).await
+    let known = env::var(PROCESS).ok();
+    serve_with_host_key(folder, Some(Path::new(HOST_KEY)), known.as_deref()).await
 }
 
 /// Programs for a start script that would serve SSH itself, or fetch a server from the internet.
