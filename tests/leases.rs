@@ -2,6 +2,7 @@
 //! forgotten, and nothing is rented twice. Time is the runtime's own, and passes at once.
 
 use piecework::{
+    clock,
     event::Events,
     label::RunId,
     leases::{Leases, Markets, News, describe, end_stray},
@@ -14,6 +15,7 @@ use providers::{
     testkit::{Fault, Pace, World},
 };
 use std::{
+    cell::Cell,
     path::Path,
     sync::{Arc, Mutex},
     time::Duration,
@@ -107,9 +109,12 @@ impl Bench {
     }
 }
 
+fn run() -> RunId {
+    "nov24-7kq3".parse().expect("it is a run")
+}
+
 fn take_up(market: &Arc<dyn Marketplace>, folder: &Path) -> Leases {
-    let run: RunId = "nov24-7kq3".parse().expect("it is a run");
-    let ledger = Ledger::open(&folder.join("ledger"), &run).unwrap();
+    let ledger = Ledger::open(&folder.join("ledger"), &run()).unwrap();
     Leases::new(Markets::new([Arc::clone(market)]), ledger, Events::unheard())
 }
 
@@ -389,6 +394,93 @@ async fn a_last_look_costs_one_listing_and_one_that_fails_takes_nothing_back() {
         bench.leases.settle().await.unwrap();
         assert_eq!((bench.world.calls() - calls, bench.leases.books().owed().count()), (1, 0));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_asks_only_once_takes_a_last_look_too() {
+    let lag = Duration::from_mins(1);
+    let world = World::with_lag(lag);
+    world.go_at(Pace { answer: Duration::ZERO, listed: lag * 2 });
+    let mut bench = Bench::new(world.strike(0, Fault::LoseReply));
+    bench.order().await;
+    tokio::time::advance(lag * 2).await;
+    assert_eq!((bench.leases.books().owed().count(), bench.world.billed()), (0, 1));
+    let errors = bench.leases.settle_once().await;
+    assert!(errors.is_empty(), "{errors:?}");
+    assert_eq!((bench.state(), bench.world.billed()), (&LeaseState::Released, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_over_or_on_its_way_is_not_asked_for_again() {
+    let mut bench = Bench::new(World::default());
+    bench.rented().await;
+    let calls = bench.world.calls();
+    bench.leases.release(&bench.label).unwrap();
+    bench.released().await;
+    bench.leases.release(&bench.label).unwrap();
+    assert!(bench.leases.news().await.is_none(), "it is asked for again");
+    assert_eq!(bench.state(), &LeaseState::Released);
+    assert_eq!(bench.world.calls() - calls, 3, "one request and two listings");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_try_that_fails_like_the_one_before_is_not_written_down() {
+    let world = logged_in(Duration::ZERO, "one");
+    let mut bench = Bench::with(Arc::clone(&world) as Arc<dyn Marketplace>);
+    bench.rented().await;
+    let mut written = Vec::new();
+    for _ in 0..3 {
+        world.strike_next(DOWN);
+        assert_eq!(bench.leases.settle_once().await.len(), 1);
+        written.push(std::fs::read_to_string(bench.folder.path().join("ledger")).unwrap());
+    }
+    assert!(written[0] == written[1] && written[0] == written[2], "{written:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_person_says_is_gone_is_forgotten_unless_it_is_listed() {
+    let lag = Duration::from_mins(1);
+    let world = logged_in(lag, "one");
+    let mut bench = Bench::with(Arc::clone(&world) as Arc<dyn Marketplace>);
+    bench.rented().await;
+    let error = bench.leases.forget(&bench.label).await.expect_err("it is listed by then");
+    assert_eq!(error.to_string(), "instance-1 is still listed");
+    world.strike_next(DOWN);
+    bench.leases.forget(&bench.label).await.expect_err("it may be listed");
+    assert_eq!((bench.leases.books().owed().count(), world.billed()), (1, 1));
+
+    let mut bench = bench.restarted_at(&logged_in(lag, "other"));
+    bench.leases.forget(&bench.label).await.unwrap();
+    assert_eq!((bench.state(), world.billed()), (&LeaseState::Released, 1));
+    // Nothing is to be forgotten of what is over.
+    bench.leases.forget(&bench.label).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_key_a_persons_word_is_all_there_is() {
+    let mut bench = Bench::new(World::default());
+    bench.rented().await;
+    let Bench { leases, label, folder, .. } = bench;
+    drop(leases);
+    let ledger = Ledger::open(&folder.path().join("ledger"), &run()).unwrap();
+    let mut leases = Leases::new(Markets::default(), ledger, Events::unheard());
+    let error = leases.release(&label).expect_err("nobody can be asked");
+    assert_eq!(error.to_string(), "world can't be asked: log in with `piecework login world`");
+    leases.forget(&label).await.unwrap();
+    assert_eq!(leases.books().owed().count(), 0);
+}
+
+thread_local! {
+    static SHOWN: Cell<i64> = const { Cell::new(1_795_600_000) };
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_costs_its_price_for_as_long_as_it_is_kept() {
+    clock::go_by(|| jiff::Timestamp::from_second(SHOWN.get()).expect("it is a time"));
+    let mut bench = Bench::new(World::default());
+    let price = bench.rented().await.price.expect("it has one");
+    SHOWN.set(SHOWN.get() + 2 * 3_600);
+    assert_eq!(bench.leases.books().cost(bench.leases.now()), Usd(price.0 * 2));
 }
 
 /// A marketplace, looked at with this key.
