@@ -165,10 +165,25 @@ mod tests {
         let millis = |millis| Timestamp::from_millisecond(millis).expect("it is a time");
         let mut course = Course::new(millis(0));
         for second in 1..10_000_i64 {
-            let (shown, gone) = (second * 1_000 - second % 7 * 100, second.unsigned_abs());
+            // Up to a whole second, which is what may lie in between.
+            let (shown, gone) = (second * 1_000 - second % 11 * 100, second.unsigned_abs());
             course.at(millis(shown), Duration::from_secs(gone));
         }
         assert_eq!(course.at(millis(10_000_000), Duration::from_secs(10_000)), millis(10_000_000));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_second_is_written_down_and_money_is_reckoned_more_exactly() {
+        let millis = |millis| Timestamp::from_millisecond(millis).expect("it is a time");
+        go_by(|| Timestamp::new(10_000, 750_999_999).expect("it is a time"));
+        assert_eq!((now(), exactly_now()), (millis(10_000_000), millis(10_000_750)));
+    }
+
+    #[test]
+    fn a_moment_is_the_same_to_a_marketplace() {
+        let system = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_600_000);
+        let ours = Timestamp::from_second(1_795_600_000).expect("it is a time");
+        assert_eq!((to_system(ours), from_system(system)), (system, ours));
     }
 
     #[tokio::test(start_paused = true)]
