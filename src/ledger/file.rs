@@ -331,12 +331,11 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<(Vec<Line>, u64), FileError> {
     let mut lines = Vec::new();
     let mut whole = 0;
     for (number, text) in bytes.split_inclusive(|byte| *byte == b'\n').enumerate() {
-        let line = parse_line(text);
-        let last = whole + text.len() == bytes.len();
-        match line {
+        match parse_line(text) {
             Some(line) if line.v <= VERSION => lines.push(line),
             Some(_) => return Err(FileError::TooNew { path: path.to_owned() }),
-            None if last && !text.ends_with(b"\n") => break,
+            // Only the last can have no end.
+            None if !text.ends_with(b"\n") => break,
             None => return Err(FileError::Damaged { path: path.to_owned(), line: number + 1 }),
         }
         whole += text.len();
@@ -479,6 +478,26 @@ mod tests {
         assert!(!another.is_in_use(), "what was taken is let go");
         let next = watched.successor().expect("it can be read").expect("it is another");
         assert!(next.read().expect("it is whole").is_empty());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_line_that_finds_no_room_is_cut_off_and_the_others_are_kept() {
+        use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+        let file = memfd_create("ledger", MemfdFlags::ALLOW_SEALING).expect("there is memory");
+        let (path, file) = (PathBuf::from("ledger"), File::from(file));
+        let mut ledger = LedgerFile { path: path.clone(), file, length: 0, unwritable: None };
+        for pid in 0..3 {
+            ledger.append(Timestamp::UNIX_EPOCH, fact(pid)).expect("it is written");
+        }
+        // Half a line, and no room for more.
+        ledger.file.write_all(b"5d1a0b3c {").expect("it is written");
+        fcntl_add_seals(&ledger.file, SealFlags::GROW).expect("it can be sealed");
+        let error = ledger.append(Timestamp::UNIX_EPOCH, fact(3)).expect_err("there is no room");
+        assert_eq!(error.to_string(), "the ledger ledger can't be read or written");
+        let bytes = whole(&mut ledger.file).expect("it can be read");
+        let (lines, length) = parse(&path, &bytes).expect("it is whole");
+        assert_eq!((lines.len(), length), (3, bytes.len() as u64));
     }
 
     #[test]
