@@ -51,11 +51,7 @@ impl Ladder {
 
     /// Raises it to at least `level`.
     pub fn raise(&self, level: Stop) {
-        self.0.send_if_modified(|stop| {
-            let rises = *stop < level;
-            *stop = (*stop).max(level);
-            rises
-        });
+        self.0.send_modify(|stop| *stop = (*stop).max(level));
     }
 
     /// Waits until it is at least at `level`. Cancel-safe.
