@@ -57,6 +57,9 @@ mod tests {
         assert_eq!(worth(&slow, &other, 360.0, HOUR), None);
         // A fifth faster isn't enough.
         assert_eq!(worth(&slow, &share(0.6, 0.0), 36_000.0, 100.0 * HOUR), None);
+        // A quarter is what it takes, and a little.
+        assert_eq!(worth(&slow, &share(0.625, 0.0), 36_000.0, 100.0 * HOUR), None);
+        assert!(worth(&slow, &share(0.63, 0.0), 36_000.0, 100.0 * HOUR).is_some());
         let cheap_and_slow = Share { price: 1e5, ..share(0.1, 0.0) };
         assert!(worth(&slow, &cheap_and_slow, 3_600.0, 10.0 * HOUR).is_some());
         assert_eq!(worth(&slow, &cheap_and_slow, 3_600.0, 9.0 * HOUR), None, "too late");

@@ -100,6 +100,9 @@ mod tests {
         assert_eq!(told(15, |second| (50 * second, 40)).found(16), None, "too short a time");
         assert_eq!(told(60, |second| (second / 2, 40)).found(32), None, "too few prompts");
         assert!(told(60, |second| (2 * second, 40)).found(16).is_some());
+        // From the first batch on, with another in hand.
+        assert!(told(22, |second| (16 + 2 * second, 16)).found(16).is_some());
+        assert_eq!(told(21, |second| (16 + 2 * second, 16)).found(16), None, "too short a time");
     }
 
     #[test]

@@ -249,8 +249,11 @@ mod tests {
         // One dollar is spent, and one more goes while the machine is given back.
         for (budget, expected) in [
             (10_000_000, Stop::No),
-            (2_080_000, Stop::Drain),
-            (2_030_000, Stop::Kill),
+            // Just enough is enough: a twentieth for the drain, and then the dollar.
+            (2_147_355, Stop::No),
+            (2_147_354, Stop::Drain),
+            (2_040_000, Stop::Drain),
+            (2_039_999, Stop::Kill),
             (1_000_000, Stop::Kill),
         ] {
             with_lease(9_000_000, |books, now| {
