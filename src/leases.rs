@@ -27,7 +27,7 @@ use tokio::{
 /// How often a listing is looked at while it may still be behind.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// How often one is asked for that fails, before the question is left to settling.
+/// How often one is asked for that could tell and fails, before the question is left to settling.
 const LOOKS: u32 = 20;
 
 /// How long a listing is waited for once all is shown to be gone.
@@ -475,9 +475,10 @@ async fn place(market: &dyn Marketplace, order: &Order) -> Placed {
         Err(error) if error.kind != ErrorKind::Uncertain => return Placed::Refused(error),
         Err(error) => error,
     };
-    let lag = tokio::time::Instant::now() + market.capabilities().listing_lag;
-    for _ in 0..LOOKS {
-        let late = lag <= tokio::time::Instant::now();
+    let shows = Instant::now() + market.capabilities().listing_lag;
+    let mut looks = 0;
+    while looks < LOOKS {
+        let late = shows <= Instant::now();
         let listed = market.instances().await;
         let found = listed.as_ref().ok().and_then(|instances| {
             instances.iter().find(|found| found.label.as_ref() == Some(&order.label))
@@ -486,7 +487,11 @@ async fn place(market: &dyn Marketplace, order: &Order) -> Placed {
             (Some(instance), _) => return Placed::Rented(Box::new(instance.clone())),
             // A whole listing, taken late enough to show it, doesn't.
             (None, true) if listed.is_ok() => return Placed::Refused(error),
-            (None, _) => sleep(LOOK_EVERY).await,
+            (None, _) => {
+                // Those that can't show it yet don't count.
+                looks += u32::from(late);
+                sleep(LOOK_EVERY).await;
+            }
         }
     }
     Placed::Unknown(error)

@@ -249,6 +249,17 @@ async fn an_order_is_refused_only_once_a_whole_listing_shows_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_order_is_looked_for_until_no_listing_can_be_late_any_more() {
+    let lag = Duration::from_mins(10);
+    for (fault, rented) in [(Fault::LoseReply, 1), (Fault::Refuse(ErrorKind::Uncertain), 0)] {
+        let mut bench = Bench::new(World::with_lag(lag).strike(0, fault));
+        let News::Rented(_, answer) = bench.order().await else { panic!("it is an order") };
+        assert_eq!((answer.iter().count(), bench.world.billed()), (rented, rented), "{fault:?}");
+        assert_eq!(bench.leases.books().owed().count(), rented, "{fault:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_can_not_be_known_stays_owed() {
     let lost = World::default().strike(0, Fault::LoseReply);
     let mut bench = Bench::new((0..20).fold(lost, |world, _| world.strike(0, DOWN)));
