@@ -2,9 +2,9 @@
 
 use jiff::Timestamp;
 use piecework::{
-    cleanup::{accounts, keys_left, remove_keys},
+    cleanup::{Whose, accounts, end, keys_left, listings, remove_keys, sort},
     event::Events,
-    label::RunId,
+    label::{Owner, RunId, Stamp},
     leases::{Leases, Markets, News},
     ledger::{Entry, Ledger, Terms},
     remote::RunKey,
@@ -111,6 +111,31 @@ async fn once_nothing_is_owed_nothing_of_the_run_is_left_on_the_account() {
     assert_eq!((bench.keys(), bench.billed()), (2, 0), "its disk would be billed on");
     leases.sweep(&key).await.unwrap();
     assert_eq!((bench.keys(), bench.billed()), (1, 0));
+}
+
+#[tokio::test]
+async fn a_disk_that_no_ledger_names_is_ended_by_its_label() {
+    let bench = Bench::new().await;
+    bench.cloud.plan(vec![Planned {
+        call: Some(Call::Rent),
+        ..Planned::next(Fault::Rental(Mishap::LeavesDisk))
+    }]);
+    let (owner, run) = (Owner::random(), RunId::random(Timestamp::UNIX_EPOCH));
+    let label = Stamp::new(&owner, &run, 0, 0, Timestamp::UNIX_EPOCH).label();
+    let market = verda(&bench.cloud);
+    let order = Order::new(bench.offer.clone(), label, "ssh-ed25519 AAAA of a run");
+    let instance = market.rent(&order).await.unwrap();
+    market.release(&instance.id).await.unwrap();
+    assert_eq!(bench.billed(), 1, "its disk");
+
+    let listings = listings(&bench.markets).await;
+    let accounts = accounts(&bench.home).unwrap();
+    let found = sort(&accounts, &listings, &owner, Timestamp::UNIX_EPOCH);
+    assert!(found.len() == 1 && found[0].disk.is_some(), "{found:?}");
+    let events = Events::unheard();
+    let errors = end(&found, Whose::Ours, &accounts, &bench.markets, &events).await;
+    assert!(errors.is_empty(), "{errors:?}");
+    assert_eq!(bench.billed(), 0);
 }
 
 #[tokio::test]

@@ -178,12 +178,16 @@ mod tests {
     use crate::{
         cleanup::{accounts, listings, sort},
         label::{Owner, Stamp},
-        ledger::{Entry, Terms},
+        ledger::{Entry, Role, Terms},
         run::Home,
     };
     use jiff::Timestamp;
-    use providers::{Marketplace, Need, Order, UsdPerHour, testkit::World};
+    use providers::{
+        Instance, Marketplace, Need, Order, UsdPerHour,
+        testkit::{Fault, World},
+    };
     use std::sync::Arc;
+    use tempfile::TempDir;
 
     const NOW: i64 = 1_795_600_000;
 
@@ -195,36 +199,175 @@ mod tests {
         Terms::example(provider, UsdPerHour(1), at(NOW))
     }
 
+    /// A marketplace, and what was rented there from one computer.
+    struct Bench {
+        world: Arc<World>,
+        home: Home,
+        owner: Owner,
+        _place: TempDir,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let place = tempfile::tempdir().expect("a folder");
+            let home = Home::open(place.path()).expect("it opens");
+            Self { world: Arc::default(), home, owner: Owner::random(), _place: place }
+        }
+
+        /// Rents for a run of `owner`.
+        async fn rent(&self, run: &RunId, owner: &Owner) -> Instance {
+            let offer = World::default().offers(&Need::default()).await;
+            let offer = offer.expect("it answers").remove(0);
+            let label = Stamp::new(owner, run, 0, 0, at(NOW)).label();
+            let order = Order::new(offer, label, "ssh-ed25519 key");
+            self.world.rent(&order).await.expect("it is for rent")
+        }
+
+        /// A run that has rented an instance; its ledger, taken up like this; and the instance's label.
+        async fn run(&self, role: Role) -> (RunId, Ledger, Label) {
+            let run = RunId::random(at(NOW));
+            let path = self.home.create(&run).expect("it is new").ledger();
+            let instance = self.rent(&run, &self.owner).await;
+            let ledger = match role {
+                Role::Work => Ledger::open(&path, &run),
+                Role::Settle => Ledger::open_to_settle(&path, &run),
+            };
+            let (mut ledger, label) =
+                (ledger.expect("it opens"), instance.label.expect("it has one"));
+            ledger.record(&label, Entry::Ordered(terms("world"))).expect("it is the first");
+            ledger.record(&label, Entry::Rented(instance.id)).expect("it was ordered");
+            (run, ledger, label)
+        }
+
+        fn markets(&self) -> Markets {
+            Markets::new([self.world.clone() as Arc<dyn Marketplace>])
+        }
+
+        /// What there is, and whose, so many seconds after the end of every lease.
+        async fn look(&self, late: i64) -> (Vec<Found>, Accounts) {
+            let listings = listings(&self.markets()).await;
+            let accounts = accounts(&self.home).expect("they can be read");
+            (sort(&accounts, &listings, &self.owner, at(NOW + late)), accounts)
+        }
+
+        /// Ends it, and says what could not be ended, and how long that took.
+        async fn end(&self, found: &[Found], whose: Whose, accounts: &Accounts) -> Ended {
+            let began = Instant::now();
+            let errors = end(found, whose, accounts, &self.markets(), &Events::unheard()).await;
+            (errors.into_iter().map(|error| error.to_string()).collect(), began.elapsed())
+        }
+    }
+
+    type Ended = (Vec<String>, Duration);
+
+    const NOTHING_LEFT: Ended = (Vec::new(), Duration::ZERO);
+    const DOWN: Fault = Fault::Refuse(ErrorKind::Unavailable);
+
+    #[tokio::test(start_paused = true)]
+    async fn only_dead_runs_are_settled_and_each_instance_is_asked_for_once() {
+        let bench = Bench::new();
+        let ((_, dead, _), (_, at_work, kept)) =
+            (bench.run(Role::Work).await, bench.run(Role::Work).await);
+        drop(dead);
+        let (found, accounts) = bench.look(0).await;
+        let calls = bench.world.calls();
+        assert_eq!(bench.end(&found, Whose::Ours, &accounts).await, NOTHING_LEFT);
+        assert_eq!(bench.world.labels(), [kept]);
+        let made = bench.world.calls() - calls;
+        assert_eq!(made, 4, "a request, two listings after it, and a last look");
+        drop(at_work);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_past_its_time_is_ended_under_the_hands_of_whoever_has_it() {
+        let bench = Bench::new();
+        let (_, at_work, _) = bench.run(Role::Work).await;
+        let (found, accounts) = bench.look(3_600).await;
+        assert_eq!(found[0].kind, Kind::Overdue);
+        assert_eq!(bench.end(&found, Whose::Ours, &accounts).await, NOTHING_LEFT);
+        assert_eq!(bench.world.billed(), 0);
+        drop(at_work);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_computers_instance_of_the_same_run_is_ended_on_request_only() {
+        let bench = Bench::new();
+        let (run, at_work, ours) = bench.run(Role::Work).await;
+        let theirs = bench.rent(&run, &Owner::random()).await.label.expect("it has one");
+        for (whose, left) in
+            [(Whose::Ours, vec![ours.clone(), theirs]), (Whose::Anybodys, vec![ours])]
+        {
+            let (found, accounts) = bench.look(0).await;
+            assert_eq!(bench.end(&found, whose, &accounts).await, NOTHING_LEFT);
+            assert_eq!(bench.world.labels(), left);
+        }
+        drop(at_work);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_marketplace_that_is_down_is_asked_for_two_minutes() {
+        for (failures, errors) in [(20, 0), (1_000, 1)] {
+            let bench = Bench::new();
+            drop(bench.run(Role::Work).await);
+            let (found, accounts) = bench.look(0).await;
+            let calls = bench.world.calls();
+            (0..failures).for_each(|_| bench.world.strike_next(DOWN));
+            let (said, time) = bench.end(&found, Whose::Ours, &accounts).await;
+            assert_eq!((said.len(), bench.world.billed()), (errors, errors), "{said:?}");
+            let times = if errors == 0 { LIMIT / 4..LIMIT } else { LIMIT..LIMIT + PAUSES.1 };
+            assert!(times.contains(&time), "after {time:?}");
+            assert!(bench.world.calls() - calls < 60, "it is asked without a pause");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_will_fail_again_is_said_at_once() {
+        let bench = Bench::new();
+        drop(bench.run(Role::Work).await);
+        let (found, accounts) = bench.look(0).await;
+        (0..2).for_each(|_| bench.world.strike_next(Fault::Refuse(ErrorKind::Unauthorized)));
+        let (said, time) = bench.end(&found, Whose::Ours, &accounts).await;
+        assert_eq!((said.len(), time), (1, Duration::ZERO), "{said:?}");
+        assert!(said[0].starts_with("world could not release"), "{said:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_guard_that_gives_back_is_waited_for_and_its_run_settled_after_it() {
+        let bench = Bench::new();
+        let (_, at_it, _) = bench.run(Role::Settle).await;
+        let (found, accounts) = bench.look(0).await;
+        assert_eq!(found[0].kind, Kind::Settling);
+        let pause = PAUSES.0 * 3;
+        tokio::spawn(async move {
+            sleep(pause).await;
+            drop(at_it);
+        });
+        let (said, time) = bench.end(&found, Whose::Ours, &accounts).await;
+        assert_eq!((said, bench.world.billed()), (Vec::new(), 0));
+        assert!((pause..pause * 3).contains(&time), "after {time:?}");
+    }
+
     #[tokio::test(start_paused = true)]
     async fn what_a_ledger_does_not_owe_is_ended_with_what_it_does() {
-        let world = Arc::new(World::default());
-        let offer = world.offers(&Need::default()).await.expect("it answers").remove(0);
-        let folder = tempfile::tempdir().expect("a folder");
-        let home = Home::open(folder.path()).expect("it opens");
-        let (run, owner) = (RunId::random(at(NOW)), Owner::random());
-        let ours = home.create(&run).expect("it is new");
-        let labels = [0, 1].map(|slot| Stamp::new(&owner, &run, slot, 0, at(NOW)).label());
-        for label in &labels {
-            let order = Order::new(offer.clone(), label.clone(), "ssh-ed25519 key");
-            world.rent(&order).await.expect("it is for rent");
-        }
-        let mut ledger = Ledger::open(&ours.ledger(), &run).expect("it opens");
-        ledger.record(&labels[0], Entry::Ordered(terms("world"))).expect("it is the first");
+        let bench = Bench::new();
+        let (run, ledger, _) = bench.run(Role::Work).await;
         drop(ledger);
-
-        let markets = Markets::new([world.clone() as Arc<dyn Marketplace>]);
-        let listings = listings(&markets).await;
-        let accounts = accounts(&home).expect("they can be read");
-        let found = sort(&accounts, &listings, &owner, at(NOW));
+        bench.rent(&run, &bench.owner).await;
+        let (found, accounts) = bench.look(0).await;
         assert_eq!(found.len(), 2);
         // Where somebody has taken the run up since then, nothing of it is touched.
-        let in_hand = Ledger::open(&ours.ledger(), &run).expect("it opens");
-        let errors = end(&found, Whose::Ours, &accounts, &markets, &Events::unheard()).await;
-        assert!(errors.len() == 1 && errors[0].may_be_billed(), "{errors:?}");
-        assert_eq!(world.billed(), 2);
+        let in_hand = Ledger::open(&accounts[&run].folder.ledger(), &run).expect("it opens");
+        let (said, _) = bench.end(&found, Whose::Ours, &accounts).await;
+        assert!(said.len() == 1 && said[0].contains("in use by process"), "{said:?}");
+        assert_eq!(bench.world.billed(), 2);
         drop(in_hand);
-        let errors = end(&found, Whose::Ours, &accounts, &markets, &Events::unheard()).await;
-        assert!(errors.iter().all(|error| !error.may_be_billed()), "{errors:?}");
-        assert_eq!(world.billed(), 0);
+        assert_eq!(bench.end(&found, Whose::Ours, &accounts).await, NOTHING_LEFT);
+        assert_eq!(bench.world.billed(), 0);
+    }
+
+    #[test]
+    fn a_key_that_is_left_is_not_billed() {
+        assert!(!CleanupError::LeftBehind("a key".into()).may_be_billed());
+        assert!(CleanupError::from(LeaseError::Interrupted).may_be_billed());
     }
 }

@@ -118,3 +118,52 @@ pub async fn listings(markets: &Markets) -> Listings {
     }
     asking.join_all().await.into_iter().collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn a_run_that_was_begun_and_has_no_whole_ledger_may_owe_something_anywhere() {
+        let place = tempfile::tempdir().expect("a folder");
+        let home = Home::open(place.path()).expect("it opens");
+        let run: RunId = "nov24-7kq3".parse().expect("it is a run");
+        let folder = home.create(&run).expect("it is new");
+        let account =
+            || accounts(&home).expect("they can be read").remove(&run).expect("it is there");
+        let owes = |account: &Account| account.books.as_ref().map(|books| books.owed().count());
+        let never_begun = account();
+        assert_eq!((owes(&never_begun), never_begun.doubt), (Some(0), None));
+        let doubt = |account: Account| {
+            let Doubt { why, providers } = account.doubt.clone().expect("it isn't whole");
+            assert_eq!((owes(&account), providers.len()), (None, PROVIDERS.len()));
+            assert!(PROVIDERS.iter().all(|row| providers.iter().any(|name| name == row.name)));
+            why
+        };
+        fs::write(folder.path().join("plan.json"), "{").expect("it can be written");
+        assert_eq!(doubt(account()), "is gone");
+        fs::write(folder.ledger(), "garbled\n").expect("it can be written");
+        let why = doubt(account());
+        assert!(why.starts_with("can't be read: line 1 of the ledger "), "{why}");
+    }
+
+    #[test]
+    fn a_listing_is_whole_if_both_of_its_halves_are() {
+        let failed = |operation| {
+            let kind = providers::ErrorKind::Unavailable;
+            providers::Error { provider: "anywhere", operation, kind, source: None }
+        };
+        for (instances, disks) in [(true, true), (true, false), (false, true), (false, false)] {
+            let listing = Listing {
+                instances: if instances { Ok(vec![]) } else { Err(failed("list instances")) },
+                disks: if disks { Ok(vec![]) } else { Err(failed("list disks")) },
+            };
+            let said: Vec<_> = listing.errors().map(|error| error.operation).collect();
+            let wanted =
+                [(!instances).then_some("list instances"), (!disks).then_some("list disks")];
+            assert!(said.into_iter().eq(wanted.into_iter().flatten()));
+            assert_eq!(listing.is_whole(), instances && disks);
+        }
+    }
+}

@@ -304,16 +304,37 @@ mod tests {
         }
     }
 
+    /// Something of this kind, of which nothing else is known.
+    fn found(kind: Kind) -> Found {
+        let (label, instance, disk, run) = (None, None, None, None);
+        let (age, price) = (None, None);
+        Found { provider: "anywhere".into(), label, instance, disk, kind, run, age, price }
+    }
+
+    #[test]
+    fn what_is_left_is_to_be_ended_and_what_is_elsewhere_only_if_anybodys_is() {
+        for (kind, left, ours, anybodys) in [
+            (Kind::InUse, false, false, false),
+            (Kind::Overdue, true, true, true),
+            (Kind::Settling, true, true, true),
+            (Kind::Orphaned, true, true, true),
+            (Kind::Missing, true, true, true),
+            (Kind::Abandoned, false, false, true),
+            (Kind::Elsewhere, false, false, true),
+            (Kind::Stranger, false, false, false),
+        ] {
+            let ends = [Whose::Ours, Whose::Anybodys].map(|whose| whose.is_to_end(&found(kind)));
+            assert_eq!((kind.is_left(), ends), (left, [ours, anybodys]), "{kind:?}");
+        }
+    }
+
     #[test]
     fn what_is_found_has_cost_its_price_for_its_age_if_both_are_known() {
         let (age, price) = (Some(Duration::from_secs(2)), Some(UsdPerHour(3_600_000)));
         for (age, price, spent) in
             [(age, price, Some(Usd(2_000))), (None, price, None), (age, None, None)]
         {
-            let (label, instance, disk, run) = (None, None, None, None);
-            let (provider, kind) = ("anywhere".into(), Kind::Missing);
-            let found = Found { provider, label, instance, disk, kind, run, age, price };
-            assert_eq!(found.spent(), spent);
+            assert_eq!(Found { age, price, ..found(Kind::Missing) }.spent(), spent);
         }
     }
 
@@ -363,9 +384,11 @@ mod tests {
     fn what_is_in_hand_is_in_use_until_its_time_is_over_or_it_is_being_given_back() {
         let label = Label("not-a-label-of-ours".into());
         let owner = Owner::random();
-        let late = clock::after(at(NOW), OVERTIME + Duration::from_secs(1));
+        let due = clock::after(at(NOW), OVERTIME);
+        let late = clock::after(due, Duration::from_secs(1));
         for (work, now, kind) in [
             (true, at(NOW), Kind::InUse),
+            (true, due, Kind::InUse),
             (true, late, Kind::Overdue),
             (false, at(NOW), Kind::Settling),
             (false, late, Kind::Settling),
@@ -391,6 +414,59 @@ mod tests {
             assert_eq!(found.kind, kind);
             // It may be another computer's all the same.
             assert!(!Whose::Ours.is_to_end(found) && Whose::Anybodys.is_to_end(found));
+        }
+    }
+
+    #[test]
+    fn nobody_settles_what_the_one_who_did_has_left_behind() {
+        let label = Label("not-a-label-of-ours".into());
+        let (run, account) = account(&label, "i", false);
+        let accounts = Accounts::from([(run, Account { in_use: false, ..account })]);
+        let owner = Owner::random();
+        assert_eq!(kinds(vec![listed(Some(label))], &accounts, &owner), [Kind::Orphaned]);
+        assert_eq!(kinds(vec![], &accounts, &owner), [Kind::Missing]);
+    }
+
+    #[test]
+    fn an_id_of_one_marketplace_says_nothing_of_another() {
+        let (run, account) = account(&Label("not-a-label-of-ours".into()), "i", true);
+        let accounts = Accounts::from([(run, Account { in_use: false, ..account })]);
+        let (here, there) = (listing(Ok(vec![])), listing(Ok(vec![listed(None)])));
+        let listings = Listings::from([("anywhere", here), ("elsewhere", there)]);
+        let found = sort(&accounts, &listings, &Owner::random(), at(NOW));
+        let found: Vec<_> = found.iter().map(|one| (one.kind, one.provider.as_str())).collect();
+        assert_eq!(found, [(Kind::Missing, "anywhere"), (Kind::Stranger, "elsewhere")]);
+    }
+
+    #[test]
+    fn a_disk_is_not_shown_beside_what_is_owed_or_while_somebody_sees_to_it() {
+        let owner = Owner::random();
+        let (run, path) = (RunId::random(at(NOW)), tempfile::tempdir().expect("a folder"));
+        let label = Stamp::new(&owner, &run, 0, 0, at(NOW)).label();
+        let mut ledger = Ledger::open(&path.path().join("ledger"), &run).expect("it opens");
+        ledger.record(&label, Entry::Ordered(terms("anywhere"))).expect("it is the first");
+        let owed = ledger.books().clone();
+        ledger.record(&label, Entry::Releasing).expect("it follows");
+        ledger.record(&label, Entry::Released).expect("it follows");
+        let over = ledger.books().clone();
+        for (books, in_use, kinds) in [
+            (&owed, false, vec![(Kind::Missing, false)]),
+            (&over, false, vec![(Kind::Orphaned, true)]),
+            (&owed, true, vec![]),
+            (&over, true, vec![]),
+        ] {
+            let disk = |name: &str| {
+                let (kind, id) = (LeftoverKind::Disk, "d".to_owned());
+                Leftover { kind, id, name: format!("piecework-{name}"), price: None }
+            };
+            let disks = Ok(vec![disk(&label.0), disk("strange")]);
+            let listings = Listings::from([("anywhere", Listing { instances: Ok(vec![]), disks })]);
+            let (folder, doubt) = (RunFolder::at(PathBuf::from("/nowhere")), None);
+            let account = Account { folder, books: Some(books.clone()), doubt, in_use };
+            let accounts = Accounts::from([(run.clone(), account)]);
+            let found = sort(&accounts, &listings, &owner, at(NOW));
+            let found: Vec<_> = found.iter().map(|one| (one.kind, one.disk.is_some())).collect();
+            assert_eq!(found, kinds, "in use: {in_use}");
         }
     }
 
