@@ -646,8 +646,9 @@ async fn its_disk_goes_with_an_instance_at_once_and_no_other() {
 async fn a_stray_is_over_once_it_and_its_disk_are_gone_whatever_else_is_listed() {
     let market = WithDisks::new("disks", Host::Vm, &["stray", "other"]);
     let (stray, _other) = (market.rented("stray").await, market.rented("other").await);
-    // It says that it has ended it, and hasn't.
+    // It says that it has ended it, hasn't, and lists nothing for a moment.
     market.world.strike_next(Fault::Pretend);
+    market.world.strike_next(Fault::Hide);
     let error = end_stray(&*market, &stray).await.expect_err("it is listed");
     assert_eq!(error.to_string(), "instance-1 is still listed");
     assert_eq!((market.world.billed(), market.left().len()), (2, 2));
