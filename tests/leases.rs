@@ -343,6 +343,11 @@ async fn what_an_earlier_program_held_is_taken_over_if_it_is_listed() {
     let mut bench = bench.restarted();
     let adopted = bench.leases.adopt(&bench.label).await.unwrap();
     assert_eq!(adopted, Some(instance));
+    // Under another id it is the same, and is given back by that one.
+    let moved = InstanceId("moved".into());
+    bench.world.rename(&bench.label, &moved);
+    assert!(bench.leases.adopt(&bench.label).await.unwrap().is_some());
+    assert_eq!(bench.state(), &LeaseState::Held(moved));
     bench.world.reclaim(&bench.label);
     assert_eq!(bench.leases.adopt(&bench.label).await.unwrap(), None);
     assert_eq!(bench.leases.adopt(&Label("another's".into())).await.unwrap(), None);
