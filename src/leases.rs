@@ -90,6 +90,9 @@ pub enum News {
     Kept(Label, LeaseError),
 }
 
+/// What is to be noted of a lease before its request is answered.
+type Sighting = (Label, Entry);
+
 #[derive(Debug)]
 enum Done {
     Placed(Placed),
@@ -118,7 +121,7 @@ pub struct Leases {
     answered: BTreeMap<Label, Instant>,
     begun: Instant,
     /// What was seen of leases that are being given back.
-    seen: (UnboundedSender<(Label, Entry)>, UnboundedReceiver<(Label, Entry)>),
+    seen: (UnboundedSender<Sighting>, UnboundedReceiver<Sighting>),
 }
 
 impl Leases {

@@ -1,6 +1,6 @@
 //! Giving back, until a listing proves it.
 
-use super::{LOOK_EVERY, LOOKS, LeaseError, describe};
+use super::{LOOK_EVERY, LOOKS, LeaseError, Sighting, describe};
 use crate::{
     event::{Event, Events},
     ledger::{Entry, Lease},
@@ -34,7 +34,7 @@ pub(super) struct Giving<'a> {
     pub(super) shows: Instant,
     pub(super) events: &'a Events,
     /// Takes what is to be in the ledger before it is over.
-    pub(super) seen: &'a UnboundedSender<(Label, Entry)>,
+    pub(super) seen: &'a UnboundedSender<Sighting>,
 }
 
 impl Giving<'_> {

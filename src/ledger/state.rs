@@ -124,13 +124,14 @@ impl LeaseState {
     pub fn next(&self, entry: &Entry) -> Result<Self, IllegalEntry> {
         match (self, entry) {
             (Self::Absent, Entry::Ordered(_)) => Ok(Self::Ordered),
-            (Self::Ordered, Entry::Rented(id)) => Ok(Self::Held(id.clone())),
+            (Self::Ordered, Entry::Rented(id)) | (Self::Held(_), Entry::Listed(id)) => {
+                Ok(Self::Held(id.clone()))
+            }
             (Self::Held(_) | Self::Releasing(_) | Self::Gone(_), Entry::Priced(_))
             | (
                 Self::Ordered | Self::Held(_) | Self::Releasing(_) | Self::Gone(_),
                 Entry::Login(_),
             ) => Ok(self.clone()),
-            (Self::Held(_), Entry::Listed(id)) => Ok(Self::Held(id.clone())),
             (Self::Releasing(_) | Self::Gone(_), Entry::Listed(id)) => {
                 Ok(Self::Releasing(Some(id.clone())))
             }
