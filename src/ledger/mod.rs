@@ -416,6 +416,79 @@ mod tests {
     }
 
     #[test]
+    fn a_lease_is_overdue_two_minutes_after_its_time_unless_it_is_gone() {
+        let (since, late) = (Timestamp::UNIX_EPOCH, Duration::from_secs(1));
+        let due = clock::after(since, OVERTIME);
+        let mut lease = Lease { terms: terms(), state: LeaseState::Ordered, since, until: since };
+        assert!(!lease.is_overdue(due) && lease.is_overdue(clock::after(due, late)));
+        lease.state = LeaseState::Gone(None);
+        assert!(!lease.is_overdue(clock::after(due, late)));
+    }
+
+    #[test]
+    fn whoever_watches_a_ledger_knows_what_it_owes_whatever_becomes_of_its_name() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("ledger");
+        assert!(Watched::open(&path).expect("it can be looked for").is_none());
+        let mut ledger = Ledger::open(&path, &run()).expect("it opens");
+        ledger.record(&Label("a".into()), Entry::Ordered(terms())).expect("it is the first");
+        assert!(Watched::open(&path.join("in-a-file")).is_err(), "that can't be looked for");
+        let watched = Watched::open(&path).expect("it can be read").expect("it is there");
+        assert!(watched.is_in_use() && ledger.check().is_ok());
+        std::fs::rename(&path, folder.path().join("elsewhere")).expect("it is there");
+        let gone = ledger.check().expect_err("nobody else finds it").to_string();
+        assert!(gone.contains("was moved, replaced or removed under the run's hands"), "{gone}");
+        drop(ledger);
+        assert!(!watched.is_in_use());
+        assert_eq!(watched.books().expect("it is whole").owed().count(), 1);
+        drop(Ledger::open(&path, &run()).expect("another is made"));
+        assert!(watched.successor().expect("it can be read").is_some());
+        let taken = watched.take(&run()).expect("nobody has it");
+        let role = taken.books().holder().map(|holder| holder.role);
+        assert_eq!((taken.books().owed().count(), role), (1, Some(Role::Settle)));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_ledger_that_can_not_be_written_is_good_enough_to_settle_and_for_nothing_else() {
+        use std::os::fd::AsRawFd;
+        // A file without a folder that could be synced.
+        let file = tempfile::tempfile().expect("there is room");
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let refused = Ledger::open(path.as_ref(), &run()).expect_err("it can't be written");
+        assert!(refused.to_string().ends_with("can't be read or written"), "{refused}");
+        let settled = Ledger::open_to_settle(path.as_ref(), &run()).expect("it can be read");
+        assert_eq!(settled.books().leases().count(), 0);
+        drop(settled);
+        let read = LedgerFile::open_to_settle(path.as_ref()).expect("it can be read");
+        Ledger::of(read, &run(), Role::Work).expect_err("nothing is rented without a word of it");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_gives_back_is_waited_for_and_whoever_works_is_not() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("ledger");
+        let (patience, told) = (LOOK_EVERY * 10, Cell::new(0));
+        let waited = async || {
+            let begun = Instant::now();
+            while_settling(&path, patience, || told.set(told.get() + 1)).await;
+            (begun.elapsed(), told.take())
+        };
+        let works = Ledger::open(&path, &run()).expect("it opens");
+        assert_eq!(waited().await, (Duration::ZERO, 0));
+        drop(works);
+        let settles = Ledger::open_to_settle(&path, &run()).expect("it opens");
+        assert_eq!(waited().await, (patience, 1), "it takes too long");
+        tokio::spawn(async move {
+            sleep(LOOK_EVERY * 2).await;
+            drop(settles);
+        });
+        let (time, times) = waited().await;
+        assert!((LOOK_EVERY * 2..LOOK_EVERY * 4).contains(&time) && times == 1, "{time:?}");
+        assert_eq!(waited().await, (Duration::ZERO, 0), "nobody has it");
+    }
+
+    #[test]
     fn a_lease_costs_from_the_order_until_it_is_gone() {
         let second = |n| Timestamp::from_second(n).expect("it is a time");
         let mut lease = Lease {
