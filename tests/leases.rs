@@ -5,7 +5,7 @@ use piecework::{
     clock,
     event::Events,
     label::RunId,
-    leases::{Leases, Markets, News, describe, end_stray},
+    leases::{Leases, Markets, News, describe, end_owed, end_stray},
     ledger::{LeaseState, Ledger, Terms},
     ready::{NotReady, Seen, Waiting},
 };
@@ -498,6 +498,25 @@ async fn an_instance_costs_its_price_for_as_long_as_it_is_kept() {
     let price = bench.rented().await.price.expect("it has one");
     SHOWN.set(SHOWN.get() + 2 * 3_600);
     assert_eq!(bench.leases.books().cost(bench.leases.now()), Usd(price.0 * 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_somebody_else_has_in_hand_can_be_ended_and_counted() {
+    let mut bench = Bench::new(World::default());
+    bench.rented().await;
+    let lease = bench.leases.books().lease(&bench.label).unwrap();
+    for listed in [1, 0] {
+        let ended = end_owed(&*bench.world, &bench.label, lease).await.unwrap();
+        assert_eq!((ended, bench.world.billed()), (listed, 0));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn leases_whose_ledger_nobody_would_find_say_so() {
+    let bench = Bench::new(World::default());
+    bench.leases.check().unwrap();
+    std::fs::remove_file(bench.folder.path().join("ledger")).unwrap();
+    bench.leases.check().expect_err("it is gone");
 }
 
 /// A marketplace, looked at with this key.
