@@ -7,6 +7,7 @@ use crate::{
 };
 use std::{
     fs,
+    path::Path,
     process::{Child, Command, Stdio},
 };
 
@@ -21,6 +22,12 @@ fn running(cloud: &Cloud, command: &mut Command, market: &str) -> Child {
 fn guard_of(user: &User) -> String {
     let run = user.only_run();
     eventually("its guard", || pids_in(&run, "guard").pop())
+}
+
+/// Waits until a guard whose run's folder may be gone has seen that nothing is owed.
+fn ends(guard: &str) {
+    let process = format!("/proc/{guard}");
+    eventually("the guard's end", || (!Path::new(&process).exists()).then_some(()));
 }
 
 #[test]
@@ -50,6 +57,7 @@ fn a_disk_that_turns_read_only_keeps_nobody_from_giving_back() {
         program.wait().expect("it is over");
         if with_guard {
             cloud.wait_until_nothing_is_billed("lambda");
+            ends(&guard);
         } else {
             signal(&guard, "KILL");
             let output = cloud.piecework(&user, "lambda", &["cleanup", "--yes"]).output();
@@ -69,6 +77,7 @@ fn a_ledger_that_is_taken_away_ends_the_run_and_nothing_more_is_rented() {
         let user = User::new();
         let mut command = cloud.run(&user, "lambda", 600, &[]);
         let program = running(&cloud, &mut command, "lambda");
+        let guard = guard_of(&user);
         let ledger = user.only_run().join("ledger");
         let text = fs::read(&ledger).expect("it is there");
         fs::remove_file(&ledger).expect("it is ours");
@@ -82,6 +91,7 @@ fn a_ledger_that_is_taken_away_ends_the_run_and_nothing_more_is_rented() {
         let world = cloud.world("lambda");
         let rentals = world["rentals"].as_array().map(Vec::len);
         assert_eq!((&world["billed"], rentals), (&0.into(), Some(1)), "{said}");
+        ends(&guard);
     }
 }
 
@@ -92,10 +102,11 @@ fn a_home_that_is_removed_is_still_known_to_the_guard() {
     let mut command = cloud.run(&user, "lambda", 600, &[]);
     command.env("PIECEWORK_GUARD_GRACE", "1");
     let mut program = running(&cloud, &mut command, "lambda");
-    guard_of(&user);
+    let guard = guard_of(&user);
     signal(&program.id().to_string(), "STOP");
     fs::remove_dir_all(user.folder().join("home")).expect("it is ours");
     program.kill().expect("it is ours");
     program.wait().expect("it is over");
     cloud.wait_until_nothing_is_billed("lambda");
+    ends(&guard);
 }
