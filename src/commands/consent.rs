@@ -2,7 +2,7 @@
 
 use super::{
     CommandError,
-    prepare::{tell_no_end, worst_of},
+    prepare::{likely, tell_no_end, worst_of},
 };
 use crate::{
     catalog,
@@ -10,9 +10,9 @@ use crate::{
     clock,
     event::Events,
     exit::Exit,
-    ledger::{self, Books},
+    ledger::{self, Books, Lease},
     report::{self, Style, words},
-    run::{self, LEASE_MARGIN, Ladder, RunError, Setting, worst},
+    run::{self, LEASE_MARGIN, Ladder, RunError, Setting, spent_by, worst},
     shards::so_far,
     shortlist::Pick,
 };
@@ -21,8 +21,9 @@ use providers::{Host, Label, Usd};
 use std::collections::BTreeSet;
 use tokio::sync::mpsc::unbounded_channel;
 
-/// Whether to go on: where that can cost something, it is said what at most, and asked.
-pub(super) async fn consented(setting: &Setting, yes: bool) -> bool {
+/// Whether to go on: where that can cost something, it is said what at most, and asked. What is
+/// said is kept to from here on.
+pub(super) async fn consented(setting: &mut Setting, yes: bool) -> bool {
     let ledger = setting.folder.ledger();
     // Of a ledger that can't be used whoever goes on says so, and rents nothing.
     let Ok(books) = Books::read(&ledger) else { return true };
@@ -30,13 +31,15 @@ pub(super) async fn consented(setting: &Setting, yes: bool) -> bool {
     if ledger::is_in_use(&ledger) || is_free(setting, &books) || is_done(setting).await {
         return true;
     }
-    let best = best(setting).await;
-    let most = most(setting, &books, best.as_ref(), clock::now());
+    let (picks, now) = (picks(setting).await, clock::now());
+    let most = most(setting, &books, &picks, now);
     if most == Usd(0) {
         // The budget is spent, which is no question.
         return true;
     }
-    tell(setting, &books, best.as_ref(), most);
+    tell(setting, &books, picks.first(), most);
+    // Reckoned as the purse does, so that all of it is there for what is still to do.
+    setting.plan.at_most = Some(Usd(spent_by(&books, now).0.saturating_add(most.0)));
     yes || report::ask("go on?")
 }
 
@@ -63,42 +66,38 @@ async fn is_done(setting: &Setting) -> bool {
     })
 }
 
-/// The best of what would be rented now.
-async fn best(setting: &Setting) -> Option<Pick> {
+/// What could be rented now, the best first.
+async fn picks(setting: &Setting) -> Vec<Pick> {
     let search = &setting.plan.search;
     // One that can't be asked is missed when it is rented from.
-    let markets = setting.markets.only(&search.providers).ok()?;
+    let Ok(markets) = setting.markets.only(&search.providers) else { return Vec::new() };
     let shape = setting.plan.shape.as_ref();
     let catalog = catalog::ask(&markets, &search.need(shape), catalog::PATIENCE).await;
     let (name, prompts) = (&setting.plan.job.model.name, setting.plan.prompts.max(1));
     let (none, measured) = (BTreeSet::new(), &setting.measured);
     let (picks, _) = search.shortlist(catalog.listed, shape, name, prompts, &none, measured);
-    picks.into_iter().next()
+    picks
 }
 
-/// What going on costs at most. Where nothing is for rent now, by what was rented before, or else by
-/// what was said when the run was begun.
-fn most(setting: &Setting, books: &Books, best: Option<&Pick>, now: Timestamp) -> Usd {
+/// What going on costs at most, by what is for rent now and what is rented still. Where nothing is,
+/// by what was rented before, or else by what was said when the run was begun.
+fn most(setting: &Setting, books: &Books, picks: &[Pick], now: Timestamp) -> Usd {
     let plan = &setting.plan;
     let ceiling = plan.search.wish.ceiling;
     let held = plan.deadline.saturating_add(LEASE_MARGIN);
-    let by_offer = best.map(|best| {
+    let by_offers = likely(picks, plan.machines).map(|pick| {
         let shape = setting.plan.shape.as_ref();
-        worst_of(&best.listed.offer, ceiling, plan.deadline, plan.machines, shape, 0)
+        worst_of(&pick.listed.offer, ceiling, plan.deadline, plan.machines, shape, 0)
     });
-    let by_leases = || {
-        let each = books.leases().map(|(_, lease)| {
-            let terms = &lease.terms;
-            worst(
-                ceiling.unwrap_or(terms.price).max(terms.price),
-                terms.billing,
-                held,
-                terms.traffic,
-            )
-        });
-        each.max().map(|each| Usd(each.0.saturating_mul(u64::from(plan.machines))))
+    let by_lease = |(_, lease): (&Label, &Lease)| {
+        let terms = &lease.terms;
+        let dearest = ceiling.unwrap_or(terms.price).max(terms.price);
+        let each = worst(dearest, terms.billing, held, terms.traffic);
+        Usd(each.0.saturating_mul(u64::from(plan.machines)))
     };
-    let all = by_offer.or_else(by_leases).or(plan.at_most).unwrap_or(Usd(u64::MAX));
+    let now_there = by_offers.chain(books.owed().map(by_lease)).max();
+    let before = || books.leases().map(by_lease).max();
+    let all = now_there.or_else(before).or(plan.at_most).unwrap_or(Usd(u64::MAX));
     let left = plan.budget.map(|budget| Usd(budget.0.saturating_sub(books.cost(now).0)));
     left.map_or(all, |left| left.min(all))
 }

@@ -122,8 +122,11 @@ pub(super) async fn prepare(
     let deadline = settings.deadline.unwrap_or_else(|| usual_end(slowest.unwrap_or_default()));
     let ceiling = ceiling(settings, &picks, machines);
     search.wish.ceiling = ceiling;
-    let offer = &best.listed.offer;
-    let all = worst_of(offer, ceiling, deadline, machines, shape.as_ref(), survey.bytes);
+    let each = likely(&picks, machines).map(|pick| {
+        let offer = &pick.listed.offer;
+        worst_of(offer, ceiling, deadline, machines, shape.as_ref(), survey.bytes)
+    });
+    let all = each.max().unwrap_or_default();
     let worst = settings.budget.map_or(all, |budget| budget.min(all));
     let cheaper = work.zip(estimate).and_then(|(work, (_, cost))| {
         let quotes = hosted::quotes(name, shape.as_ref(), &work, &[]);
@@ -269,16 +272,20 @@ fn ceiling(settings: &Settings, picks: &[Pick], machines: u32) -> Option<UsdPerH
     if settings.wish.ceiling.is_some() {
         return settings.wish.ceiling;
     }
-    // At each marketplace that was named, for any of them may be the one that has a machine.
-    let mut of_each: BTreeMap<&str, Vec<UsdPerHour>> = BTreeMap::new();
-    for Pick { listed, .. } in picks {
-        let prices = of_each.entry(&listed.market).or_default();
-        if prices.len() < machines as usize {
-            prices.push(listed.offer.price);
-        }
-    }
-    let dearest = of_each.into_values().flatten().max().filter(|price| price.0 != 0)?;
+    let prices = likely(picks, machines).map(|pick| pick.listed.offer.price);
+    let dearest = prices.max().filter(|price| price.0 != 0)?;
     Some(UsdPerHour(dearest.0.saturating_mul(5) / 4))
+}
+
+/// What would be rented now: the best offers of each marketplace that was named, for any of them may
+/// be the one that has a machine.
+pub(super) fn likely(picks: &[Pick], machines: u32) -> impl Iterator<Item = &Pick> {
+    let mut of_each: BTreeMap<&str, u32> = BTreeMap::new();
+    picks.iter().filter(move |pick| {
+        let taken = of_each.entry(&pick.listed.market).or_default();
+        *taken += 1;
+        *taken <= machines
+    })
 }
 
 /// How many machines: as many as was said, or as few as keep the deadline and the budget.

@@ -43,7 +43,7 @@ pub(super) async fn resume(args: ResumeArgs, home: Option<&Path>) -> Result<Exit
     }
     let mut setting = run::setting(&home, folder, plan, worker).await?;
     setting.retry_failed = args.retry_failed;
-    if !consented(&setting, args.telling.yes).await {
+    if !consented(&mut setting, args.telling.yes).await {
         return refused(&setting, args.telling.json).await;
     }
     run::go(setting, &home, args.telling.json).await

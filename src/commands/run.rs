@@ -177,8 +177,12 @@ fn conclude(outcome: &Outcome, run: &RunId, ledger: &Path, markets: &Markets) ->
             report::error(why, Some(&format!("{resume} later, when there may be others")));
             Exit::NoOffer
         }
-        Some(why @ Why::Budget { .. }) => {
-            report::error(why, Some(&format!("{resume} and a larger `--budget`")));
+        Some(why @ Why::Spent(limit)) => {
+            report::note(&format!("{why}: {resume} {}", limit.remedy()));
+            Exit::Stopped
+        }
+        Some(why @ Why::Budget { limit, .. }) => {
+            report::error(why, Some(&format!("{resume} {}", limit.remedy())));
             Exit::Refused
         }
         // These say themselves how to go on.

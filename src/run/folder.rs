@@ -12,7 +12,7 @@
 //! sent.json, sent.errors.json                         what of them is in an object store
 //! ```
 
-use super::owner;
+use super::{owner, purse::Limit};
 use crate::{
     label::{LONGEST_OWNER, Owner, RunId},
     model::Shape,
@@ -121,7 +121,8 @@ pub struct Plan {
     /// How long it should take and what it should cost, where that could be told.
     #[serde(default)]
     pub estimate: Option<Estimate>,
-    /// What it may cost at most, as it was said before it was begun.
+    /// What it may cost at most, as it was said before it was begun. For a session that goes on with
+    /// it, with what was agreed to anew.
     #[serde(default)]
     pub at_most: Option<Usd>,
     /// What decides the model's size and speed, where that could be told.
@@ -193,6 +194,11 @@ impl Plan {
             at_most,
             shape,
         }
+    }
+
+    /// What it may cost in all: no more than its budget, and no more than was agreed to.
+    pub fn limit(&self) -> Option<Limit> {
+        Limit::lower(self.budget, self.at_most)
     }
 }
 

@@ -20,7 +20,7 @@ mod why;
 pub use exchange::{EXCHANGES, Exchange, worth};
 pub use folder::{Estimate, FolderError, Home, NewPlan, Plan, RunFolder};
 pub use guard::{GRACE, stand};
-pub use purse::{traffic, worst};
+pub use purse::{Limit, spent_by, traffic, worst};
 pub use runner::{LEASE_LIMIT, LEASE_MARGIN};
 pub use state::{Facts, RunState};
 pub use stop::{Ladder, Stop};
@@ -194,7 +194,7 @@ pub async fn run(setting: Setting, events: Events, ladder: Ladder) -> Result<Out
                 (summary.completions, summary.errors) = shown(&setting, sent.is_ok());
                 summary.errors = summary.errors.filter(|_| 0 < ordered.failed);
                 // A run that came to its end all the same was not stopped.
-                why = sent.err().or(why.filter(|why| !matches!(why, Why::Stopped(_))));
+                why = sent.err().or(why.filter(|why| !why.is_stop()));
             }
             Some(Err(error)) => why = Some(Why::Results(error)),
             None => why = Some(Why::Stopped("stopped".to_owned())),

@@ -11,7 +11,7 @@ use crate::{
 };
 use jiff::Timestamp;
 use providers::{Billing, Label, Traffic, Usd, UsdPerHour};
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 /// How long it takes at most from the decision to give a machine back until it isn't billed any
 /// more: one request that hangs for as long as it may, and another that is answered.
@@ -20,11 +20,58 @@ pub(super) const RELEASE: Duration = Duration::from_mins(1);
 /// The share of a budget, in hundredths, that is left for finishing what was begun.
 const DRAIN: u64 = 5;
 
+/// And what it pays for at most: for longer than this nobody waits for what was begun.
+pub(super) const DRAIN_LIMIT: Duration = Duration::from_mins(2);
+
 /// How many hundredths dearer than it was quoted an instance may be.
 const TOLERANCE: u64 = 2;
 
 /// Gigabytes of an image, and of all else that isn't told.
 const IMAGE_GB: u64 = 12;
+
+/// What a run may cost in all, and by whose word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// Its budget.
+    Budget(Usd),
+    /// The most that was said, and agreed to, before anything was rented.
+    Agreed(Usd),
+}
+
+impl Limit {
+    /// The lower of the two, for both are promises.
+    pub(super) fn lower(budget: Option<Usd>, agreed: Option<Usd>) -> Option<Self> {
+        match (budget, agreed) {
+            (Some(budget), Some(agreed)) if agreed < budget => Some(Self::Agreed(agreed)),
+            (Some(budget), _) => Some(Self::Budget(budget)),
+            (None, agreed) => agreed.map(Self::Agreed),
+        }
+    }
+
+    /// How much it is.
+    pub const fn usd(self) -> Usd {
+        match self {
+            Self::Budget(usd) | Self::Agreed(usd) => usd,
+        }
+    }
+
+    /// What to do about it, to follow the command that goes on with a run.
+    pub const fn remedy(self) -> &'static str {
+        match self {
+            Self::Budget(_) => "and a larger `--budget`",
+            Self::Agreed(_) => "which says what more it may cost and asks anew",
+        }
+    }
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Budget(_) => f.write_str("the budget"),
+            Self::Agreed(usd) => write!(f, "the {usd} that was agreed to at most"),
+        }
+    }
+}
 
 /// Whether a price is more than the tolerance above the one that was quoted.
 pub(super) fn is_dearer(price: UsdPerHour, quoted: UsdPerHour) -> bool {
@@ -66,6 +113,12 @@ fn spent(lease: &Lease, now: Timestamp) -> u64 {
             (cost + cost * TOLERANCE / 100).saturating_add(lease.terms.traffic.0)
         }
     }
+}
+
+/// What all leases together may have cost by `now`.
+pub fn spent_by(books: &Books, now: Timestamp) -> Usd {
+    let all = books.leases().map(|(_, lease)| spent(lease, now));
+    Usd(all.fold(0, u64::saturating_add))
 }
 
 /// What is left of `budget` for leases that aren't ordered yet.
@@ -119,10 +172,7 @@ fn lasts(money: Usd, price: UsdPerHour) -> Duration {
 
 /// How far a budget says to stop.
 pub(super) fn verdict(books: &Books, budget: Usd, now: Timestamp) -> Stop {
-    let by = |time| {
-        let then = clock::after(now, time);
-        Usd(books.leases().map(|(_, lease)| spent(lease, then)).sum())
-    };
+    let by = |time| spent_by(books, clock::after(now, time));
     // A budget of nothing is kept by what costs nothing.
     if by(RELEASE) == Usd(0) {
         return Stop::No;
@@ -138,7 +188,7 @@ pub(super) fn verdict(books: &Books, budget: Usd, now: Timestamp) -> Stop {
     // last of them is paid for as soon as it begins, and is to be used.
     if budget < by(RELEASE) {
         Stop::Kill
-    } else if budget < by(RELEASE.saturating_add(lasts(kept, UsdPerHour(rate)))) {
+    } else if budget < by(RELEASE + lasts(kept, UsdPerHour(rate)).min(DRAIN_LIMIT)) {
         Stop::Drain
     } else {
         Stop::No
@@ -260,6 +310,34 @@ mod tests {
                 assert_eq!(verdict(books, Usd(budget), now), expected, "{budget}");
             });
         }
+    }
+
+    #[test]
+    fn what_was_agreed_to_is_enough_for_a_run_that_is_not_disturbed() {
+        let (day, ten) = (Duration::from_hours(24), Duration::from_mins(10));
+        for billing in [Billing::default(), Billing { minimum: ten, step: ten }] {
+            // What is said of two machines at their price, that are given back ten minutes later.
+            let price = UsdPerHour(60_000_000);
+            let agreed = Usd(2 * worst(price, billing, day + ten, Usd(0)).0);
+            with_leases(2, 0, billing, |ledger, since| {
+                for hours in [0, 1, 20, 24] {
+                    let now = clock::after(since, Duration::from_hours(hours));
+                    let stop = verdict(ledger.books(), agreed, now);
+                    assert_eq!(stop, Stop::No, "after {hours} h with {billing:?}");
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn the_lower_of_what_was_said_and_what_was_agreed_to_counts() {
+        let (one, two) = (Some(Usd(1)), Some(Usd(2)));
+        assert_eq!(Limit::lower(None, None), None);
+        assert_eq!(Limit::lower(one, None), Some(Limit::Budget(Usd(1))));
+        assert_eq!(Limit::lower(None, two), Some(Limit::Agreed(Usd(2))));
+        assert_eq!(Limit::lower(one, two), Some(Limit::Budget(Usd(1))));
+        assert_eq!(Limit::lower(two, one), Some(Limit::Agreed(Usd(1))));
+        assert_eq!(Limit::lower(two, two), Some(Limit::Budget(Usd(2))));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::{
     Setting,
     guard::Guard,
     meter::{Meter, Stopwatch},
-    purse,
+    purse::{self, DRAIN_LIMIT},
     slot::{Held, Slot},
     state::{Facts, RunState},
     stop::{Ladder, Stop},
@@ -52,9 +52,6 @@ const AHEAD_BYTES: usize = 8 << 20;
 
 /// Messages from workers that wait to be handled.
 const INBOX: usize = 4;
-
-/// How long prompts that were begun are waited for after a stop.
-const DRAIN_LIMIT: Duration = Duration::from_mins(2);
 
 /// How often in a row a slot may fail to get an instance that answers before it is left vacant.
 const ATTEMPTS: u32 = 3;
@@ -367,21 +364,21 @@ impl<'a> Runner<'a> {
         self.review();
         self.see_to_the_guard();
         let (plan, time_left) = (&self.tools.setting.plan, self.time_left());
-        let mut limit = |stop: Stop, reason: &str| {
-            self.why.get_or_insert_with(|| Why::Stopped(reason.to_owned()));
+        let mut end = |stop: Stop, why: Why| {
+            self.why.get_or_insert(why);
             self.tools.ladder.raise(stop);
         };
         if time_left == Duration::ZERO {
-            limit(Stop::Drain, "the deadline has come");
+            end(Stop::Drain, Why::Stopped("the deadline has come".to_owned()));
         }
-        if let Some(budget) = plan.budget {
-            let verdict = purse::verdict(self.leases.books(), budget, self.leases.now());
+        if let Some(limit) = plan.limit() {
+            let verdict = purse::verdict(self.leases.books(), limit.usd(), self.leases.now());
             if verdict != Stop::No {
-                limit(verdict, "the budget is spent");
+                end(verdict, Why::Spent(limit));
             }
         }
         if self.draining_since.is_some_and(|since| DRAIN_LIMIT <= since.elapsed()) {
-            limit(Stop::Kill, "stopped");
+            end(Stop::Kill, Why::Stopped("stopped".to_owned()));
         }
         Ok(())
     }

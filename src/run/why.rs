@@ -1,5 +1,6 @@
 //! Why a run's work ends before its end.
 
+use super::purse::Limit;
 use crate::{
     catalog::Silence,
     leases::LeaseError,
@@ -14,9 +15,12 @@ use providers::{Usd, UsdPerHour};
 /// Why a run's work ended before its end.
 #[derive(Debug, thiserror::Error)]
 pub enum Why {
-    /// Somebody stopped it, or its deadline or budget did.
+    /// Somebody stopped it, or its deadline did.
     #[error("{0}")]
     Stopped(String),
+    /// What it may cost is spent, but for what it takes to end it.
+    #[error("{0} is spent, but for what finishing takes")]
+    Spent(Limit),
     /// No instance could be had or kept.
     #[error("no instance could be had: {0}")]
     NoInstance(String),
@@ -26,9 +30,11 @@ pub enum Why {
     /// No marketplace has answered.
     #[error(transparent)]
     Silence(Silence),
-    /// The budget has no room for a machine.
-    #[error("{} of the budget are left, which is too little for a machine at {price}", words::left(*left))]
+    /// What it may cost has no room for a machine.
+    #[error("{} of {limit} are left, which is too little for a machine at {price}", words::left(*left))]
     Budget {
+        /// What it may cost.
+        limit: Limit,
         /// What is left, with what is rented already set aside.
         left: Usd,
         /// What the machine would cost.
@@ -66,6 +72,13 @@ pub enum Why {
     /// A bug.
     #[error("piecework crashed; please report it")]
     Crashed,
+}
+
+impl Why {
+    /// Whether the work was stopped that could have gone on.
+    pub(super) const fn is_stop(&self) -> bool {
+        matches!(self, Self::Stopped(_) | Self::Spent(_))
+    }
 }
 
 /// No offer fits.

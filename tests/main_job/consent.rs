@@ -4,6 +4,7 @@ use crate::{
     cloud::{Cloud, kill_with_guard},
     program::{User, conversation, eventually, ids, numbered_ids},
 };
+use serde_json::json;
 use std::process::{Output, Stdio};
 
 const PROMPTS: usize = 60;
@@ -57,6 +58,38 @@ fn a_run_that_nobody_says_yes_to_is_not_gone_on_with_and_gives_back_what_it_rent
     let (output, said) = resumed(&cloud, &user, "lambda", &[]);
     assert_eq!(output.status.code(), Some(0), "{said}");
     assert!(!said.contains("at most"), "{said}");
+}
+
+/// The sum after these words.
+fn dollars_after(said: &str, words: &str) -> f64 {
+    let (_, rest) = said.split_once(words).unwrap_or_else(|| panic!("no `{words}`: {said}"));
+    let number = rest.split(|c: char| !c.is_ascii_digit() && c != '.').next();
+    number.and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("no sum: {said}"))
+}
+
+#[test]
+fn a_run_without_a_budget_costs_no_more_than_was_said_whatever_is_taken_back() {
+    let Some(cloud) = Cloud::start("a run without a budget") else { return };
+    let user = User::new();
+    // Each of them is charged ten minutes.
+    cloud.raise_prices("verda", 100);
+    let outbid = json!({ "rental": { "outbid": { "millis": 3_000 } } });
+    cloud.plan(&json!([{ "provider": "verda", "call": "rent", "times": 200, "fault": outbid }]));
+    let more = ["--yes", "--interruptible", "--deadline", "2m", "--echo-pace", "20"];
+    let mut command = cloud.run(&user, "verda", 20_000, &more);
+    let output = command.output().expect("it runs");
+    let (said, world) = (conversation(&output), cloud.world("verda"));
+    let (most, billed) = (dollars_after(&said, "at most $"), world["cost"].as_f64().unwrap());
+    assert!(0.0 < billed && billed <= most, "${billed} of at most ${most}: {said}");
+    assert_eq!((output.status.code(), &world["billed"]), (Some(4), &json!(0)), "{said}");
+    assert!(said.contains("that was agreed to at most") && said.contains("asks anew"), "{said}");
+
+    // What goes on is agreed to anew, and kept to again.
+    let (output, said) = resumed(&cloud, &user, "verda", &["--yes"]);
+    let (more, all) = (dollars_after(&said, "at most $"), cloud.world("verda")["cost"].as_f64());
+    let spent = all.expect("it is a number") - billed;
+    assert!(0.0 < spent && spent <= more, "${spent} of at most ${more} more: {said}");
+    assert_eq!(output.status.code(), Some(4), "{said}");
 }
 
 #[test]

@@ -172,15 +172,15 @@ impl Runner<'_> {
         let mut kept = self.time_left().saturating_add(LEASE_MARGIN);
         let mut paid = kept;
         let traffic = self.traffic(offer);
-        if let Some(budget) = plan.budget {
+        if let Some(limit) = plan.limit() {
             // This slot is one of them. What is vacant now stays so.
             let waiting = |slot: &&Slot| matches!(slot.stand, Stand::Quoting);
             let sharers = self.slots.iter().filter(waiting).count().max(1);
-            let left = purse::left(self.leases.books(), budget, self.leases.now());
+            let left = purse::left(self.leases.books(), limit.usd(), self.leases.now());
             let share = Usd(left.0 / sharers as u64);
             let lasts = purse::time_for(share, offer.price, offer.billing, traffic);
             if lasts < SHORTEST_LEASE && offer.price.0 != 0 {
-                return Err(Why::Budget { left, price: offer.price });
+                return Err(Why::Budget { limit, left, price: offer.price });
             }
             // To end itself takes it as long as it takes us, and is paid for too.
             (kept, paid) = (kept.min(lasts.saturating_sub(purse::RELEASE)), paid.min(lasts));

@@ -131,16 +131,16 @@ impl Runner<'_> {
         judged
     }
 
-    /// Whether the budget allows for a machine for so many seconds in the place of a slot's.
+    /// Whether what the run may cost allows for a machine for so many seconds in the place of a slot's.
     fn affords(&self, slot: &Slot, pick: &Pick, seconds: f64) -> bool {
         let setting = self.tools.setting;
-        let (Some(budget), Some(held)) = (setting.plan.budget, slot.held()) else { return true };
+        let (Some(limit), Some(held)) = (setting.plan.limit(), slot.held()) else { return true };
         let offer = &pick.listed.offer;
         let traffic = self.traffic(offer);
         let time = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
         let worst =
             purse::worst(offer.price, offer.billing, time.saturating_add(LEASE_MARGIN), traffic);
         let now = self.leases.now();
-        worst <= purse::left_without(self.leases.books(), &held.label, budget, now)
+        worst <= purse::left_without(self.leases.books(), &held.label, limit.usd(), now)
     }
 }
