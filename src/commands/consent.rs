@@ -87,7 +87,7 @@ fn most(setting: &Setting, books: &Books, picks: &[Pick], now: Timestamp) -> Usd
     let held = plan.deadline.saturating_add(LEASE_MARGIN);
     let by_offers = likely(picks, plan.machines).map(|pick| {
         let shape = setting.plan.shape.as_ref();
-        worst_of(&pick.listed.offer, ceiling, plan.deadline, plan.machines, shape, 0)
+        worst_of(&pick.listed.offer, ceiling, plan.deadline, plan.machines, shape, plan.bytes)
     });
     let by_lease = |(_, lease): (&Label, &Lease)| {
         let terms = &lease.terms;

@@ -82,6 +82,7 @@ pub(super) async fn run(args: RunArgs, home: Option<&Path>) -> Result<Exit, Comm
         input,
         fingerprint: survey.fingerprint.clone(),
         prompts: survey.prompts,
+        bytes: survey.bytes,
         job: settings.job,
         search,
         machines,

@@ -104,6 +104,9 @@ pub struct Plan {
     pub fingerprint: Fingerprint,
     /// How many there are, bad lines included.
     pub prompts: u64,
+    /// Their size in bytes. 0 where an earlier version didn't keep it.
+    #[serde(default)]
+    pub bytes: u64,
     /// What to answer them with.
     pub job: Job,
     /// Which instances to rent, and where.
@@ -148,6 +151,8 @@ pub struct NewPlan {
     pub fingerprint: Fingerprint,
     /// How many there are, bad lines included.
     pub prompts: u64,
+    /// Their size in bytes.
+    pub bytes: u64,
     /// What to answer them with.
     pub job: Job,
     /// Which instances to rent, and where.
@@ -173,7 +178,7 @@ pub struct NewPlan {
 impl Plan {
     /// The plan of a run that begins now.
     pub fn new(run: RunId, begun: Timestamp, new: NewPlan) -> Self {
-        let NewPlan { input, fingerprint, prompts, job, search, machines, .. } = new;
+        let NewPlan { input, fingerprint, prompts, bytes, job, search, machines, .. } = new;
         let NewPlan { budget, deadline, out, out_format, estimate, at_most, shape, .. } = new;
         let v = VERSION;
         Self {
@@ -183,6 +188,7 @@ impl Plan {
             input,
             fingerprint,
             prompts,
+            bytes,
             job,
             search,
             machines,

@@ -103,3 +103,22 @@ fn a_yes_goes_on_with_the_machine_that_is_still_rented() {
     assert_eq!(ids(&user.folder().join("out.jsonl")), numbered_ids(PROMPTS));
     assert_eq!(cloud.world("vast")["billed"], 0);
 }
+
+#[test]
+fn the_traffic_of_the_prompts_counts_as_well_when_a_run_is_gone_on_with() {
+    let Some(cloud) = Cloud::start("the traffic of a resumed run") else { return };
+    let user = User::new();
+    begun_and_killed(&cloud, &user, "vast", &["--deadline", "1h"]);
+    let (output, said) = resumed(&cloud, &user, "vast", &[]);
+    assert_eq!(output.status.code(), Some(4), "given back: {said}");
+    let (output, said) = resumed(&cloud, &user, "vast", &["--yes"]);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    let ledger = std::fs::read_to_string(user.only_run().join("ledger")).expect("it can be read");
+    let traffic: Vec<_> = ledger
+        .split("\"traffic\":")
+        .skip(1)
+        .filter_map(|rest| rest.split(',').next()?.parse::<u64>().ok())
+        .collect();
+    let [first, second] = traffic[..] else { panic!("two were rented: {ledger}") };
+    assert_eq!(first, second, "in millionths of a dollar");
+}

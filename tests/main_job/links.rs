@@ -112,6 +112,7 @@ async fn run_cut_every(folder: &Path, prompts: usize, period: Option<Duration>) 
         input,
         fingerprint: survey.fingerprint.clone(),
         prompts: survey.prompts,
+        bytes: survey.bytes,
         job: Job {
             engine: EngineKind::Echo { pace: Some(100) },
             model: Model { name: "echo".into(), sources: Vec::new() },

@@ -160,8 +160,7 @@ impl Runner<'_> {
         let setting = self.tools.setting;
         let model =
             setting.plan.shape.as_ref().map_or(0, |shape| shape.weight_bytes(Weights::Bf16));
-        let prompts = setting.survey.as_ref().map_or(0, |survey| survey.bytes);
-        purse::traffic(offer.traffic, model, prompts)
+        purse::traffic(offer.traffic, model, setting.plan.bytes)
     }
 
     /// An order for this offer, and what it may come to.
