@@ -344,6 +344,10 @@ fn refusal(reply: &Reply) -> Option<ErrorKind> {
         "global/object-does-not-exist" if error.message.to_lowercase().contains("key") => {
             Some(ErrorKind::Unavailable)
         }
+        "global/invalid-parameters"
+        | "global/object-does-not-exist"
+        | "global/duplicate"
+        | "instance-operations/launch/file-system-in-wrong-region" => Some(ErrorKind::Unexpected),
         _ => None,
     }
 }
@@ -351,6 +355,18 @@ fn refusal(reply: &Reply) -> Option<ErrorKind> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn its_words_tell_a_refusal_from_what_may_have_rented() {
+        for (status, body, kind) in [
+            (400, r#"{"error":{"code":"global/quota-exceeded"}}"#, Some(ErrorKind::OfferGone)),
+            (400, r#"{"error":{"code":"global/invalid-parameters"}}"#, Some(ErrorKind::Unexpected)),
+            (400, r#"{"error":{"code":"global/unknown"}}"#, None),
+            (409, "conflict", None),
+        ] {
+            assert_eq!(refusal(&Reply::said(status, body)), kind, "{status} {body}");
+        }
+    }
 
     #[test]
     fn memory_is_read_out_of_the_description() {

@@ -303,16 +303,39 @@ fn refusal(reply: &Reply) -> Option<ErrorKind> {
         "quota",
         "limit exceeded",
     ];
+    // What is wrong with an order, in two shapes, and what it may not cost.
+    const WRONG: [&str; 4] = ["\"param\":", "\"loc\":", "missing field", "max_price"];
+    if 500 <= reply.status {
+        return None;
+    }
     if reply.says(&["insufficient funds", "insufficient balance", "payment required"]) {
         return Some(ErrorKind::OutOfFunds);
     }
     let refused = matches!(reply.status, 400 | 404 | 409 | 422);
-    (refused && reply.says(&TAKEN)).then_some(ErrorKind::OfferGone)
+    if refused && reply.says(&TAKEN) {
+        return Some(ErrorKind::OfferGone);
+    }
+    let wrong = matches!(reply.status, 400 | 422) && reply.says(&WRONG);
+    wrong.then_some(ErrorKind::Unexpected)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn its_words_tell_a_refusal_from_what_may_have_rented() {
+        for (status, body, kind) in [
+            (400, r#"{"detail":"it is out of stock"}"#, Some(ErrorKind::OfferGone)),
+            (422, r#"{"errors":[{"param":"name","details":"no"}]}"#, Some(ErrorKind::Unexpected)),
+            (422, r#"{"detail":[{"loc":["body"],"msg":"no"}]}"#, Some(ErrorKind::Unexpected)),
+            (400, r#"{"detail":"the price is above max_price"}"#, Some(ErrorKind::Unexpected)),
+            (409, "conflict", None),
+            (504, "payment required of whoever runs this gateway", None),
+        ] {
+            assert_eq!(refusal(&Reply::said(status, body)), kind, "{status} {body}");
+        }
+    }
 
     #[test]
     fn a_way_in_is_read_in_every_shape() {

@@ -311,8 +311,13 @@ fn state(status: &str, direct: Option<Direct>) -> InstanceState {
     }
 }
 
-/// What its refusals mean. For lack of hosts there are only words.
+/// What its refusals mean. For lack of hosts there are only words, and what is wrong with an order is
+/// told in a document that names the status.
 fn refusal(reply: &Reply) -> Option<ErrorKind> {
+    #[derive(Deserialize)]
+    struct Problem {
+        status: u16,
+    }
     const TAKEN: [&str; 7] = [
         "no longer any instances available",
         "no instances",
@@ -323,12 +328,34 @@ fn refusal(reply: &Reply) -> Option<ErrorKind> {
         "cannot access this pool",
     ];
     let refused = matches!(reply.status, 400 | 403);
-    (refused && reply.says(&TAKEN)).then_some(ErrorKind::OfferGone)
+    if refused && reply.says(&TAKEN) {
+        return Some(ErrorKind::OfferGone);
+    }
+    let wrong = matches!(reply.status, 400 | 413 | 422)
+        && serde_json::from_str::<Problem>(&reply.body).is_ok_and(|p| p.status == reply.status);
+    wrong.then_some(ErrorKind::Unexpected)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn its_words_tell_a_refusal_from_what_may_have_rented() {
+        for (status, body, kind) in [
+            (
+                400,
+                r#"{"status":400,"detail":"no instances available"}"#,
+                Some(ErrorKind::OfferGone),
+            ),
+            (422, r#"{"title":"Unprocessable","status":422}"#, Some(ErrorKind::Unexpected)),
+            (422, "unprocessable", None),
+            (409, r#"{"title":"Conflict","status":409}"#, None),
+            (502, "no instances of the gateway are up", None),
+        ] {
+            assert_eq!(refusal(&Reply::said(status, body)), kind, "{status} {body}");
+        }
+    }
 
     #[test]
     fn an_unknown_state_is_kept_as_it_came() {

@@ -303,6 +303,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn its_words_tell_a_refusal_from_what_may_have_rented() {
+        for (status, body, kind) in [
+            (409, r#"{"error_code":"OUT_OF_STOCK"}"#, Some(ErrorKind::OfferGone)),
+            (409, r#"{"error_code":"INSUFFICIENT_FUNDS"}"#, Some(ErrorKind::OutOfFunds)),
+            (409, r#"{"error_code":"CONFLICT"}"#, None),
+            (400, "bad request", None),
+        ] {
+            assert_eq!(refusal(&Reply::said(status, body)), kind, "{status} {body}");
+        }
+    }
+
+    #[test]
     fn a_machine_is_reached_as_its_cloud_wants_it() {
         let row: Row = serde_json::from_str(
             r#"{"id":"d290","name":"a","status":"active","ip":"203.0.113.5","ssh_user":"tester",

@@ -237,13 +237,31 @@ fn refusal(reply: &Reply) -> Option<ErrorKind> {
     if 500 <= reply.status {
         return None;
     }
-    let kinds: [(&[&str], ErrorKind); 4] = [
-        (&["no_such_ask", "no longer available"], ErrorKind::OfferGone),
+    let kinds: [(&[&str], ErrorKind); 5] = [
+        (&["no_such_ask", "no longer available", "cancel_unavail"], ErrorKind::OfferGone),
         (&["auth_error", "invalid user key", "session expired"], ErrorKind::Unauthorized),
         (&["credit", "billing", "spend_rate_limit"], ErrorKind::OutOfFunds),
         (&["bid", "invalid_price"], ErrorKind::BidTooLow),
+        (&["invalid_args", "no_ssh_key_for_vm", "label_too_long"], ErrorKind::Unexpected),
     ];
-    let said = kinds.iter().find(|(words, _)| reply.says(words));
-    let gone = (reply.status == 410).then_some(ErrorKind::OfferGone);
-    said.map(|(_, kind)| *kind).or(gone)
+    kinds.iter().find(|(words, _)| reply.says(words)).map(|(_, kind)| *kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn its_words_tell_a_refusal_from_what_may_have_rented() {
+        for (status, body, kind) in [
+            (410, r#"{"error":"no_such_ask"}"#, Some(ErrorKind::OfferGone)),
+            (400, r#"{"error":"missing_billing"}"#, Some(ErrorKind::OutOfFunds)),
+            (400, r#"{"error":"invalid_args"}"#, Some(ErrorKind::Unexpected)),
+            (410, "gone", None),
+            (409, "conflict", None),
+            (502, "no_such_ask", None),
+        ] {
+            assert_eq!(refusal(&Reply::said(status, body)), kind, "{status} {body}");
+        }
+    }
 }

@@ -349,12 +349,20 @@ fn state(status: &str, ip: Option<String>, spot: bool) -> InstanceState {
     }
 }
 
-/// What its refusals mean. For lack of hosts it uses the status of an outage.
+/// What its refusals mean. For lack of hosts it uses the status of an outage; no other word of an
+/// outage counts, which may be a gateway's: its time limit is exceeded as well.
 fn refusal(reply: &Reply) -> Option<ErrorKind> {
-    let kinds: [(&[&str], ErrorKind); 3] = [
-        (&["not enough resources", "limit exceeded"], ErrorKind::OfferGone),
+    if reply.says(&["not enough resources"]) {
+        return Some(ErrorKind::OfferGone);
+    }
+    if 500 <= reply.status {
+        return None;
+    }
+    let kinds: [(&[&str], ErrorKind); 4] = [
+        (&["limit exceeded"], ErrorKind::OfferGone),
         (&["insufficient_funds"], ErrorKind::OutOfFunds),
         (&["unauthorized_request"], ErrorKind::Unauthorized),
+        (&["invalid_request", "not_found", "forbidden_action"], ErrorKind::Unexpected),
     ];
     kinds.iter().find(|(words, _)| reply.says(words)).map(|(_, kind)| *kind)
 }
@@ -368,6 +376,19 @@ fn exposed(secret: &SecretString) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn its_words_tell_a_refusal_from_what_may_have_rented() {
+        for (status, body, kind) in [
+            (503, "Not enough resources to deploy a 1 GPU instance", Some(ErrorKind::OfferGone)),
+            (400, "instance limit exceeded", Some(ErrorKind::OfferGone)),
+            (400, r#"{"code":"invalid_request"}"#, Some(ErrorKind::Unexpected)),
+            (504, "time limit exceeded", None),
+            (409, "conflict", None),
+        ] {
+            assert_eq!(refusal(&Reply::said(status, body)), kind, "{status} {body}");
+        }
+    }
 
     #[test]
     fn every_disk_of_a_machine_goes_with_it() {

@@ -91,7 +91,10 @@ fn fault(dice: &mut Dice, market: &str) -> Value {
         // What is billed before anybody can say no is out of anybody's hands: ten minutes at Verda.
         4..6 if market != "verda" => rental(json!({ "dearer": { "percent": dearer } })),
         6 => ("rent", json!("lose_reply")),
-        7 => ("rent", json!({ "late5xx": { "code": 502 } })),
+        7 => {
+            let code = [502, 409, 307][dice.choose(&[(); 3]).expect("there are some")];
+            ("rent", json!({ "late5xx": { "code": code } }))
+        }
         8 => ("release", json!("lose_reply")),
         9 => ("release", json!({ "status": { "code": 500, "retry_after": null } })),
         10 => ("list", json!("garble")),

@@ -95,9 +95,13 @@ impl Reply {
         if self.is_success() { Ok(()) } else { Err(self.refused()) }
     }
 
-    /// The error that a refusal is, by the dialect's own words first.
+    /// The error that a refusal is, by the dialect's own words first. A redirection is none of its words:
+    /// it comes from somebody before the marketplace.
     pub(crate) fn refused(self) -> Error {
-        let kind = (self.dialect.refusal)(&self);
+        let kind = match self.status {
+            300..=399 => None,
+            _ => (self.dialect.refusal)(&self),
+        };
         let kind = kind.unwrap_or_else(|| retry::refusal(self.status, self.effect));
         self.into_error(kind)
     }
@@ -130,6 +134,20 @@ impl Reply {
                 why: self.excerpt(why),
                 body: self.excerpt(&self.body),
             })),
+        }
+    }
+
+    /// An answer to an order, for tests of what a dialect takes it for.
+    #[cfg(test)]
+    pub(crate) fn said(status: u16, body: &str) -> Self {
+        Self {
+            status,
+            body: body.to_owned(),
+            what: String::new(),
+            operation: "rent",
+            effect: Effect::Once,
+            dialect: Dialect { provider: "test", refusal: |_| None },
+            secrets: Arc::default(),
         }
     }
 

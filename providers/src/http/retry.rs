@@ -95,18 +95,24 @@ pub(crate) const fn unanswered(sent: bool, effect: Effect) -> ErrorKind {
     }
 }
 
-/// What a refusal means where the dialect has no word of its own for it.
+/// What a refusal means where the dialect has no word of its own for it. Of a request that may rent
+/// only a status that says so is taken for a no: any other may come from whatever is in between, and
+/// after the marketplace has agreed.
 pub(crate) const fn refusal(status: u16, effect: Effect) -> ErrorKind {
     match status {
         401 | 403 => ErrorKind::Unauthorized,
         402 => ErrorKind::OutOfFunds,
         425 | 429 => ErrorKind::RateLimited,
+        404 => ErrorKind::Unexpected,
         408 | 500..=599 => match effect {
             Effect::Read => ErrorKind::Unavailable,
             // A gateway's error says nothing about what happened behind it.
             Effect::Repeatable | Effect::Once => ErrorKind::Uncertain,
         },
-        _ => ErrorKind::Unexpected,
+        _ => match effect {
+            Effect::Read | Effect::Repeatable => ErrorKind::Unexpected,
+            Effect::Once => ErrorKind::Uncertain,
+        },
     }
 }
 
@@ -131,6 +137,25 @@ mod tests {
         }
         assert_eq!(unanswered(true, Effect::Once), ErrorKind::Uncertain);
         assert_eq!(unanswered(false, Effect::Once), ErrorKind::Unavailable);
+    }
+
+    #[test]
+    fn of_what_may_rent_only_a_known_no_is_one() {
+        for (status, kind) in [
+            (401, ErrorKind::Unauthorized),
+            (402, ErrorKind::OutOfFunds),
+            (403, ErrorKind::Unauthorized),
+            (404, ErrorKind::Unexpected),
+            (425, ErrorKind::RateLimited),
+            (429, ErrorKind::RateLimited),
+        ] {
+            assert_eq!(refusal(status, Effect::Once), kind, "{status}");
+        }
+        for status in [200, 302, 307, 400, 405, 408, 409, 410, 413, 418, 422, 451, 500, 504, 599] {
+            assert_eq!(refusal(status, Effect::Once), ErrorKind::Uncertain, "{status}");
+        }
+        assert_eq!(refusal(409, Effect::Read), ErrorKind::Unexpected);
+        assert_eq!(refusal(307, Effect::Repeatable), ErrorKind::Unexpected);
     }
 
     #[test]

@@ -36,6 +36,7 @@ conformance! {
     a_refusal_leaves_nothing_billed
     a_fault_at_any_request_of_a_rental_is_told_truly
     a_lost_reply_is_uncertain_and_can_be_found
+    a_status_that_nobody_knows_is_uncertain_and_can_be_looked_for
     rent_is_sent_once
     an_offer_that_is_gone_is_gone
     an_empty_account_is_out_of_funds

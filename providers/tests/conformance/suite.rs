@@ -260,6 +260,16 @@ pub(super) async fn a_lost_reply_is_uncertain_and_can_be_found(name: &str) {
     }
 }
 
+pub(super) async fn a_status_that_nobody_knows_is_uncertain_and_can_be_looked_for(name: &str) {
+    for code in [302, 307, 400, 405, 409, 410, 418, 422, 451, 504] {
+        let struck = struck(name, Some(Call::Rent), 0, Fault::Late5xx { code }).await;
+        let error = struck.result.expect_err("it was answered with no");
+        assert_eq!(error.kind, ErrorKind::Uncertain, "{code}: {error:?}");
+        assert_eq!(struck.billed, 1, "{code}");
+        assert!(struck.bench.find("piecework-struck").await.is_some(), "{code}");
+    }
+}
+
 pub(super) async fn rent_is_sent_once(name: &str) {
     let faults = [
         Fault::LoseReply,

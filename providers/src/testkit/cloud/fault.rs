@@ -70,7 +70,7 @@ pub enum Fault {
     },
     /// It is carried out, and answered with this status all the same.
     Late5xx {
-        /// 5xx.
+        /// 5xx, mostly.
         code: u16,
     },
     /// It is carried out, and the answer breaks off in the middle.
