@@ -7,6 +7,7 @@
 mod exchange;
 mod folder;
 mod guard;
+mod lookout;
 mod meter;
 mod owner;
 mod pace;

@@ -2,7 +2,7 @@
 //!
 //! Workers talk to it through [`talk`](crate::shards::talk), marketplaces through [`Leases`]; it
 //! alone decides who gets which prompt, and when the run is over. Its methods are in files of their
-//! own: [`renting`] and [`losing`] machines, [`hearing`] what workers say, [`feeding`] them, [`reviewing`] what they cost,
+//! own: [`renting`] and [`losing`] machines, [`hearing`] what workers say, [`feeding`] them, [`watching`] and [`reviewing`] what they cost,
 //! and [`telling`] how it all goes.
 
 mod feeding;
@@ -11,10 +11,12 @@ mod losing;
 mod renting;
 mod reviewing;
 mod telling;
+mod watching;
 
 use super::{
     Setting,
     guard::Guard,
+    lookout::{Lookout, Sight},
     meter::{Meter, Stopwatch},
     purse::{self, DRAIN_LIMIT},
     slot::{Held, Slot},
@@ -165,6 +167,9 @@ pub(super) struct Runner<'a> {
     others: Pipe<Catalog>,
     /// When that was asked for last.
     reviewed: Option<Instant>,
+    /// When marketplaces are asked about what works, and what they say.
+    lookout: Lookout,
+    sights: Pipe<Vec<Sight>>,
     /// Machines and offers that are taken or have failed.
     avoid: BTreeSet<String>,
     /// Marketplaces that take no orders: they reject the key, or want money first.
@@ -214,6 +219,8 @@ impl<'a> Runner<'a> {
             quotes: channel(INBOX),
             others: channel(INBOX),
             reviewed: None,
+            lookout: Lookout::default(),
+            sights: channel(INBOX),
             avoid: BTreeSet::new(),
             closed: BTreeSet::new(),
             gone: 0,
@@ -297,6 +304,7 @@ impl<'a> Runner<'a> {
                 }
                 Some((number, quote)) = self.quotes.1.recv() => self.order(number, quote)?,
                 Some(catalog) = self.others.1.recv() => self.exchange(catalog)?,
+                Some(sights) = self.sights.1.recv() => self.see(sights)?,
                 () = harder.at_least(level.harder()), if level < Stop::Leave => {
                     level = self.tools.ladder.level();
                     self.stop(level);
@@ -362,6 +370,7 @@ impl<'a> Runner<'a> {
         self.leases.check().map_err(LeaseError::from)?;
         self.progress();
         self.review();
+        self.look_out();
         self.see_to_the_guard();
         let (plan, time_left) = (&self.tools.setting.plan, self.time_left());
         let mut end = |stop: Stop, why: Why| {

@@ -154,6 +154,15 @@ impl World {
         }
     }
 
+    /// Bills an instance at this price from now on, and says so. One that isn't there is left alone.
+    pub fn reprice(&self, id: &InstanceId, price: UsdPerHour) {
+        for life in &mut self.facts().lives {
+            if life.instance.id == *id {
+                life.instance.price = Some(price);
+            }
+        }
+    }
+
     /// Ends what is under this label, as a marketplace does that wants its machine back.
     pub fn reclaim(&self, label: &Label) {
         for life in &mut self.facts().lives {

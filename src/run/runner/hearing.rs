@@ -5,12 +5,11 @@ use crate::{
     event::{Event, SlotPhase},
     prompts::{Entry, PromptsError},
     run::{
-        purse,
         slot::{Ack, Score, Slot},
         stop::Stop,
         why::Why,
     },
-    shards::{Cause, Finish, Item, Loss, Record, Said, Say, WorkerId},
+    shards::{Cause, Finish, Item, Record, Said, Say, WorkerId},
 };
 use std::time::Instant;
 use wire::{Completion, Outcome};
@@ -26,17 +25,7 @@ impl Runner<'_> {
         let held = self.slots[at].held_mut().expect("it was just found");
         match said {
             Said::Phase(phase) => self.phase(number, phase),
-            Said::Priced(price) => {
-                let quoted = self.leases.books().lease(&held.label).map(|l| l.terms.price);
-                if let Some(quoted) = quoted
-                    && purse::is_dearer(price, quoted)
-                {
-                    // Nothing was agreed to at this price.
-                    self.leases.priced(&held.label, price)?;
-                    let dearer = Why::Dearer { quoted, price }.to_string();
-                    self.lose(at, Loss::Instance(dearer))?;
-                }
-            }
+            Said::Priced(price) => self.priced(at, price)?,
             Said::Attached { conversation, held: kept } => {
                 held.conversation = Some(conversation);
                 // Whatever it answered before comes again in this conversation.

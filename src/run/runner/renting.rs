@@ -382,6 +382,8 @@ impl Runner<'_> {
             most_running: 0,
             pace: Pace::default(),
             doubted: false,
+            since: tokio::time::Instant::now(),
+            is_missing: false,
         };
         if let Some(slot) = self.slots.iter_mut().find(|slot| slot.number == number) {
             slot.stand = Stand::Held(Box::new(held));

@@ -1,0 +1,165 @@
+//! What marketplaces say of machines that are at work: whether they are there still, and what they
+//! cost. A link that lives says neither.
+
+use crate::{ready::NotReady, shards::WorkerId};
+use providers::{Instance, InstanceId, InstanceState, Label, Marketplace, UsdPerHour};
+use std::time::Duration;
+use tokio::time::{Instant, timeout};
+
+/// How often a marketplace is asked about what is rented there.
+const EVERY: Duration = Duration::from_mins(1);
+
+/// How long it is waited for. A listing that fails or takes longer says nothing.
+const PATIENCE: Duration = Duration::from_secs(45);
+
+/// When marketplaces are asked.
+#[derive(Debug)]
+pub(super) struct Lookout(Instant);
+
+impl Default for Lookout {
+    /// The first look is as far away as the others: until a machine works it is looked at anyway.
+    fn default() -> Self {
+        Self(Instant::now())
+    }
+}
+
+impl Lookout {
+    /// Whether it is time, which it is then not for a while.
+    pub(super) fn is_due(&mut self) -> bool {
+        let is_due = EVERY <= self.0.elapsed();
+        if is_due {
+            self.0 = Instant::now();
+        }
+        is_due
+    }
+}
+
+/// A machine, as it is known when its marketplace is asked.
+#[derive(Clone, Debug)]
+pub(super) struct Watched {
+    pub(super) worker: WorkerId,
+    pub(super) label: Label,
+    pub(super) id: Option<InstanceId>,
+    /// Whether it is ours for so long that every listing should show it.
+    pub(super) is_settled: bool,
+}
+
+/// What a listing says of a machine.
+#[derive(Debug)]
+pub(super) struct Sight {
+    pub(super) worker: WorkerId,
+    /// What an hour of it costs.
+    pub(super) price: Option<UsdPerHour>,
+    pub(super) presence: Presence,
+}
+
+/// Whether a machine is there.
+#[derive(Debug)]
+pub(super) enum Presence {
+    /// It is, or it can't be told.
+    There,
+    /// It isn't listed.
+    Missing,
+    /// It is listed, and is of no more use.
+    Lost(NotReady),
+}
+
+/// Asks once about all machines at a marketplace. Nothing where it fails.
+pub(super) async fn look(market: &dyn Marketplace, watched: &[Watched]) -> Vec<Sight> {
+    match timeout(PATIENCE, market.instances()).await {
+        Ok(Ok(listed)) => watched.iter().map(|machine| see(machine, &listed)).collect(),
+        Ok(Err(_)) | Err(_) => Vec::new(),
+    }
+}
+
+/// What a whole listing says of a machine.
+fn see(machine: &Watched, listed: &[Instance]) -> Sight {
+    let ours = |found: &&Instance| {
+        machine.id.as_ref() == Some(&found.id) || found.label.as_ref() == Some(&machine.label)
+    };
+    let found = listed.iter().find(ours);
+    let presence = match found.map(|found| &found.state) {
+        None if machine.is_settled => Presence::Missing,
+        None
+        | Some(InstanceState::Running(_) | InstanceState::Pending | InstanceState::Unknown(_)) => {
+            Presence::There
+        }
+        Some(
+            lost @ (InstanceState::Interrupted
+            | InstanceState::Stopped
+            | InstanceState::Failed(_)
+            | InstanceState::Terminating),
+        ) => Presence::Lost(NotReady::Lost(lost.clone())),
+    };
+    Sight { worker: machine.worker, price: found.and_then(|found| found.price), presence }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use providers::{
+        ErrorKind, Need, Order,
+        testkit::{Fault, World},
+    };
+    use tokio::time::advance;
+
+    /// A world with one machine, and how that is known.
+    async fn rented() -> (World, Watched) {
+        let world = World::default();
+        let offer = world.offers(&Need::default()).await.unwrap().remove(0);
+        let label = Label("piecework-1".into());
+        let instance = world.rent(&Order::new(offer, label.clone(), "key")).await.unwrap();
+        let (worker, id) = (WorkerId(1), Some(instance.id));
+        (world, Watched { worker, label, id, is_settled: true })
+    }
+
+    async fn seen(world: &World, machine: &Watched) -> String {
+        let sights = look(world, std::slice::from_ref(machine)).await;
+        let told = sights.iter().map(|sight| format!("{:?} {:?}", sight.price, sight.presence));
+        told.collect::<Vec<_>>().concat()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_marketplace_is_asked_once_a_minute() {
+        let mut lookout = Lookout::default();
+        let mut asked = 0;
+        for _ in 0..600 {
+            advance(Duration::from_millis(500)).await;
+            asked += u32::from(lookout.is_due());
+        }
+        assert_eq!(asked, 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_price_that_rises_is_seen_and_a_machine_that_is_stopped_or_gone() {
+        let (world, machine) = rented().await;
+        let id = machine.id.clone().expect("it was rented");
+        assert_eq!(seen(&world, &machine).await, "Some(UsdPerHour(310000)) There");
+        world.reprice(&id, UsdPerHour(3_100_000));
+        assert_eq!(seen(&world, &machine).await, "Some(UsdPerHour(3100000)) There");
+        world.turn(&id, &InstanceState::Unknown("dreaming".into()));
+        assert_eq!(seen(&world, &machine).await, "Some(UsdPerHour(3100000)) There");
+        for lost in [InstanceState::Stopped, InstanceState::Interrupted] {
+            world.turn(&id, &lost);
+            assert_eq!(
+                seen(&world, &machine).await,
+                format!("Some(UsdPerHour(3100000)) Lost(Lost({lost:?}))")
+            );
+        }
+        world.reclaim(&machine.label);
+        assert_eq!(seen(&world, &machine).await, "None Missing");
+        let new = Watched { is_settled: false, ..machine };
+        assert_eq!(seen(&world, &new).await, "None There", "listings may be late");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_listing_that_fails_or_hangs_says_nothing() {
+        let (world, machine) = rented().await;
+        world.reclaim(&machine.label);
+        world.strike_next(Fault::Refuse(ErrorKind::Unavailable));
+        assert_eq!(seen(&world, &machine).await, "");
+        let hour = Duration::from_hours(1);
+        world.go_at(providers::testkit::Pace { answer: hour, listed: Duration::ZERO });
+        assert_eq!(seen(&world, &machine).await, "");
+    }
+}

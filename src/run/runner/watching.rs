@@ -1,0 +1,88 @@
+//! Machines at work, and what their marketplaces say of them meanwhile.
+
+use super::Runner;
+use crate::{
+    leases::describe,
+    ready::NotReady,
+    run::{
+        lookout::{Presence, Sight, Watched, look},
+        purse,
+        slot::Slot,
+        why::Why,
+    },
+    shards::Loss,
+};
+use providers::UsdPerHour;
+use std::collections::BTreeMap;
+
+impl Runner<'_> {
+    /// Asks the marketplaces about the machines that are held there, when it is time: one listing for
+    /// all machines of one.
+    pub(super) fn look_out(&mut self) {
+        if !self.lookout.is_due() {
+            return;
+        }
+        let mut at_each: BTreeMap<String, Vec<Watched>> = BTreeMap::new();
+        for held in self.slots.iter().filter_map(Slot::held) {
+            let Some(lease) = self.leases.books().lease(&held.label) else { continue };
+            let provider = &lease.terms.provider;
+            let Some(market) = self.tools.setting.markets.get(provider) else { continue };
+            let watched = Watched {
+                worker: held.worker,
+                label: held.label.clone(),
+                id: lease.state.id().cloned(),
+                is_settled: market.capabilities().listing_lag < held.since.elapsed(),
+            };
+            at_each.entry(provider.clone()).or_default().push(watched);
+        }
+        for (name, watched) in at_each {
+            let market = self.tools.setting.markets.get(&name).expect("it was just found").clone();
+            let sights = self.sights.0.clone();
+            tokio::spawn(async move {
+                drop(sights.send(look(&*market, &watched).await).await);
+            });
+        }
+    }
+
+    /// Draws the conclusions.
+    pub(super) fn see(&mut self, sights: Vec<Sight>) -> Result<(), Why> {
+        for Sight { worker, price, presence } in sights {
+            let is_it = |slot: &Slot| slot.held().is_some_and(|held| held.worker == worker);
+            // It may have been given up since.
+            let Some(at) = self.slots.iter().position(is_it) else { continue };
+            let held = self.slots[at].held_mut().expect("it was just found");
+            // What is missing once may be a listing's fault, while it answers us.
+            let was_missing =
+                std::mem::replace(&mut held.is_missing, matches!(presence, Presence::Missing));
+            let lost = match presence {
+                Presence::Lost(lost) => Some(lost),
+                Presence::Missing if was_missing => Some(NotReady::Gone),
+                Presence::Missing | Presence::There => None,
+            };
+            if let Some(price) = price {
+                self.priced(at, price)?;
+            }
+            if let Some(lost) = lost {
+                // If it isn't for its price already.
+                self.lose(at, Loss::Taken(describe(&lost)))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What an hour of a slot's machine costs by now. Nothing was agreed to at a higher price than was
+    /// quoted.
+    pub(super) fn priced(&mut self, at: usize, price: UsdPerHour) -> Result<(), Why> {
+        let Some(label) = self.slots[at].held().map(|held| held.label.clone()) else {
+            return Ok(());
+        };
+        let quoted = self.leases.books().lease(&label).map(|lease| lease.terms.price);
+        match quoted {
+            Some(quoted) if purse::is_dearer(price, quoted) => {
+                self.leases.priced(&label, price)?;
+                self.lose(at, Loss::Instance(Why::Dearer { quoted, price }.to_string()))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+}
