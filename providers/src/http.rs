@@ -12,7 +12,7 @@ mod retry;
 pub(crate) use pace::Pace;
 pub use retry::Timing;
 
-use crate::{Error, ErrorKind, Result, crash};
+use crate::{Error, ErrorKind, Result, Standing, crash};
 use pace::Paces;
 use reply::Failure;
 pub(crate) use reply::Reply;
@@ -205,6 +205,7 @@ impl Http {
             operation,
             effect,
             pace: None,
+            standing: Standing::default(),
             attempt: self.timing.attempt,
         }
     }
@@ -237,6 +238,7 @@ pub(crate) struct Request<'h> {
     operation: &'static str,
     effect: Effect,
     pace: Option<Pace>,
+    standing: Standing,
     attempt: Duration,
 }
 
@@ -250,6 +252,12 @@ impl Request<'_> {
     /// Waits for its turn.
     pub(crate) fn pace(mut self, pace: Pace) -> Self {
         self.pace = Some(pace);
+        self
+    }
+
+    /// Is sent only while it is wanted.
+    pub(crate) fn standing(mut self, standing: &Standing) -> Self {
+        self.standing = standing.clone();
         self
     }
 
@@ -285,6 +293,9 @@ impl Request<'_> {
         let began = Instant::now();
         for count in 1.. {
             self.wait_for_turn().await;
+            if self.standing.is_called_off() {
+                return Err(self.called_off());
+            }
             let answer = self.attempt().await;
             let attempt = match &answer {
                 Ok((reply, wish)) => Attempt::Answered(reply.status, *wish),
@@ -308,7 +319,10 @@ impl Request<'_> {
     async fn wait_for_turn(&self) {
         let Some(pace) = self.pace.filter(|_| self.http.timing.paced) else { return };
         let wait = self.http.take_turn(pace);
-        sleep(wait).await;
+        tokio::select! {
+            () = sleep(wait) => {}
+            () = self.standing.called_off() => {}
+        }
     }
 
     async fn attempt(&self) -> Result<(Reply, Option<Duration>), Failure> {
@@ -346,6 +360,11 @@ impl Request<'_> {
         }
     }
 
+    fn called_off(&self) -> Error {
+        let why = Failure::CalledOff { what: self.what.clone() };
+        Error { kind: ErrorKind::CalledOff, ..self.failed(why) }
+    }
+
     fn failed(&self, why: Failure) -> Error {
         let sent = !matches!(why, Failure::Unsent { .. });
         Error {
@@ -361,4 +380,32 @@ impl Request<'_> {
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
     Some(Duration::from_secs(seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Recall;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_called_off_while_it_waits_for_its_turn_is_not_sent() {
+        let hourly = Pace::every("rent", Duration::from_hours(1));
+        let dialect = Dialect { provider: "test", refusal: |_| None };
+        let transport = Transport::new().expect("HTTPS can be set up");
+        // Nobody listens there, which would be told otherwise.
+        let http = Http::new(transport, "http://127.0.0.1:9", Timing::default(), dialect);
+        http.take_turn(hourly);
+        for is_dropped in [false, true] {
+            let recall = Recall::default();
+            let order = http.put("rent", "/order").once().pace(hourly).standing(&recall.standing());
+            let (began, minute) = (Instant::now(), Duration::from_mins(1));
+            let end = async {
+                sleep(minute).await;
+                if is_dropped { drop(recall) } else { recall.call_off() }
+            };
+            let (answer, ()) = tokio::join!(order.send(), end);
+            let Err(error) = answer else { panic!("it was answered") };
+            assert_eq!((error.kind, began.elapsed()), (ErrorKind::CalledOff, minute));
+        }
+    }
 }

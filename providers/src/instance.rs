@@ -3,6 +3,7 @@
 use crate::{Mib, Offer, UsdPerHour};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt, net::SocketAddr, time::SystemTime};
+use tokio::sync::watch;
 
 /// The name we give an instance before it exists, by which it is found again.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -48,6 +49,8 @@ pub struct Order {
     /// When the marketplace itself should end it, where
     /// [`Capabilities::expiry`](crate::Capabilities::expiry) says that it can.
     pub expires: Option<SystemTime>,
+    /// Whether it is still wanted, which is asked right before it is sent.
+    pub standing: Standing,
 }
 
 impl Order {
@@ -60,6 +63,49 @@ impl Order {
             public_key: public_key.into(),
             setup: Setup::default(),
             expires: None,
+            standing: Standing::default(),
+        }
+    }
+}
+
+/// Whoever may call orders off that aren't sent yet. Without it they are called off as well.
+#[derive(Debug)]
+pub struct Recall(watch::Sender<bool>);
+
+impl Default for Recall {
+    fn default() -> Self {
+        Self(watch::Sender::new(false))
+    }
+}
+
+impl Recall {
+    /// For an order.
+    pub fn standing(&self) -> Standing {
+        Standing(Some(self.0.subscribe()))
+    }
+
+    /// Calls off all orders that aren't sent yet.
+    pub fn call_off(&self) {
+        self.0.send_replace(true);
+    }
+}
+
+/// Whether an order still stands, as it does by default.
+#[derive(Clone, Debug, Default)]
+pub struct Standing(Option<watch::Receiver<bool>>);
+
+impl Standing {
+    /// Whether it was called off.
+    pub fn is_called_off(&self) -> bool {
+        self.0.as_ref().is_some_and(|ear| *ear.borrow() || ear.has_changed().is_err())
+    }
+
+    /// Waits until it is called off, which may be for ever. Cancel-safe.
+    pub async fn called_off(&self) {
+        match &self.0 {
+            // That nobody is left who could say so says it as well.
+            Some(ear) => drop(ear.clone().wait_for(|off| *off).await),
+            None => std::future::pending().await,
         }
     }
 }

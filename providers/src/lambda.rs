@@ -145,6 +145,7 @@ impl Marketplace for Lambda {
             body["image"] = json!({ "family": order.setup.image });
         }
         let request = self.http.post(RENTING, "/instance-operations/launch").once().pace(LAUNCH);
+        let request = request.standing(&order.standing);
         let reply = request.patient(Duration::from_mins(1)).json(&body).send().await?;
         let launched: Data<Launched> = reply.clone().read()?;
         let [id] = <[String; 1]>::try_from(launched.data.instance_ids)

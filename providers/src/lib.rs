@@ -27,7 +27,9 @@ pub mod testkit;
 
 pub use error::{Error, ErrorKind, Result};
 pub use http::{Timing, Transport, use_ring};
-pub use instance::{Endpoint, Instance, InstanceId, InstanceState, Label, Order, Setup};
+pub use instance::{
+    Endpoint, Instance, InstanceId, InstanceState, Label, Order, Recall, Setup, Standing,
+};
 pub use leftover::{Leftover, LeftoverKind};
 pub use local::{Local, serve_local_instance};
 pub use market::{Capabilities, Host, Marketplace};

@@ -112,6 +112,7 @@ impl Marketplace for Prime {
         let pod = body(order, pod["pod"].take(), &key);
         let body = json!({ "pod": pod, "provider": { "type": provider } });
         let request = self.http.post(RENTING, "/pods/").once().pace(ANY);
+        let request = request.standing(&order.standing);
         let request = request.patient(Duration::from_secs(75)).json(&body);
         Ok(request.read::<Pod>().await?.instance())
     }

@@ -139,6 +139,7 @@ impl Marketplace for Runpod {
         let body = body(order, &choice, self.http.base());
         // It answers after it has found a host, which takes up to a minute.
         let request = self.http.post(RENTING, "/v2/pods").once().pace(RENT);
+        let request = request.standing(&order.standing);
         let pod: Pod = request.patient(Duration::from_secs(75)).json(&body).read().await?;
         Ok(pod.instance())
     }

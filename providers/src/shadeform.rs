@@ -128,6 +128,7 @@ impl Marketplace for Shadeform {
         let key = self.key(&order.public_key).await.map_err(keys::before_renting)?;
         let body = body(order, &choice, &key);
         let request = self.http.post(RENTING, "/instances/create").once().pace(ANY);
+        let request = request.standing(&order.standing);
         let request = request.patient(Duration::from_mins(1)).json(&body);
         let reply = request.send().await?;
         let Created { id } = reply.clone().read()?;

@@ -114,7 +114,8 @@ impl Marketplace for Vast {
         };
         let path = format!("/api/v0/asks/{ask}/");
         let body = self.body(order)?;
-        let reply = self.http.put(RENTING, &path).once().pace(RENT).json(&body).send().await?;
+        let request = self.http.put(RENTING, &path).once().pace(RENT);
+        let reply = request.standing(&order.standing).json(&body).send().await?;
         let said: Rented = serde_json::from_str(&reply.body).unwrap_or_default();
         let id = said.new_contract.map(|contract| InstanceId(contract.0));
         if reply.is_success() && said.success != Some(false) {

@@ -129,8 +129,10 @@ impl Marketplace for Verda {
         let key = self.key(&order.public_key).await.map_err(keys::before_renting)?;
         let body = body(order, &choice, &key);
         let patience = Duration::from_mins(1);
-        let reply =
-            self.send(|http| http.post(RENTING, "/instances").once().patient(patience).json(&body));
+        let reply = self.send(|http| {
+            let request = http.post(RENTING, "/instances").once().patient(patience);
+            request.standing(&order.standing).json(&body)
+        });
         let id = bare_id(&reply.await?)?;
         Ok(Instance {
             price: Some(order.offer.price),

@@ -35,6 +35,7 @@ use crate::{
     shards::{Durable, Queue, ResultsError, Resumed, Said, Say, Sink, Ticket, WorkerId},
 };
 use jiff::Timestamp;
+use providers::Recall;
 use std::{
     collections::BTreeSet,
     sync::Arc,
@@ -174,6 +175,8 @@ pub(super) struct Runner<'a> {
     avoid: BTreeSet<String>,
     /// Marketplaces that take no orders: they reject the key, or want money first.
     closed: BTreeSet<String>,
+    /// Calls off the orders that aren't sent yet.
+    recall: Recall,
     /// How many offers were gone when they were ordered.
     gone: u32,
     /// How fast machines were that are gone.
@@ -223,6 +226,7 @@ impl<'a> Runner<'a> {
             sights: channel(INBOX),
             avoid: BTreeSet::new(),
             closed: BTreeSet::new(),
+            recall: Recall::default(),
             gone: 0,
             measured: Vec::new(),
         }
@@ -234,6 +238,7 @@ impl<'a> Runner<'a> {
         if let Err(why) = self.go().await {
             self.why = Some(why);
         }
+        self.recall.call_off();
         self.progress();
         self.measured = self.all_seen();
         // Hangs up on the workers.
@@ -358,6 +363,7 @@ impl<'a> Runner<'a> {
             Stop::Kill => "hanging up; once more to leave at once",
             Stop::Leave => "leaving",
         };
+        self.recall.call_off();
         self.tools.events.send(Event::Stopping { reason: reason.to_owned() });
         self.why.get_or_insert_with(|| Why::Stopped("stopped".to_owned()));
         self.draining_since.get_or_insert_with(Instant::now);

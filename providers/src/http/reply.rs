@@ -20,6 +20,12 @@ pub(crate) enum Failure {
         /// The transport's reason.
         source: reqwest::Error,
     },
+    /// It was called off.
+    #[error("{what} was not sent")]
+    CalledOff {
+        /// Method and path.
+        what: String,
+    },
     /// No whole answer came.
     #[error("{what} got no whole answer")]
     Silent {

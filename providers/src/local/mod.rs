@@ -94,6 +94,9 @@ impl Local {
 
     fn rent_blocking(&self, order: &Order) -> Result<Instance> {
         let fault = |kind| move |source| failed("rent", kind, source);
+        if order.standing.is_called_off() {
+            return Err(Error { source: None, ..fault(ErrorKind::CalledOff)(not_found()) });
+        }
         if order.offer.id.0 != computer::OFFER {
             return Err(Error { source: None, ..fault(ErrorKind::OfferGone)(not_found()) });
         }

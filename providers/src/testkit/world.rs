@@ -255,6 +255,10 @@ impl Marketplace for World {
     }
 
     async fn rent(&self, order: &Order) -> Result<Instance> {
+        if order.standing.is_called_off() {
+            let kind = ErrorKind::CalledOff;
+            return Err(Error { provider: "world", operation: "rent", kind, source: None });
+        }
         self.call("rent", |facts, since| {
             let id = InstanceId(format!("instance-{}", facts.lives.len() + 1));
             let instance = Instance {

@@ -38,6 +38,7 @@ conformance! {
     a_lost_reply_is_uncertain_and_can_be_found
     a_status_that_nobody_knows_is_uncertain_and_can_be_looked_for
     rent_is_sent_once
+    an_order_that_is_called_off_is_not_sent
     an_offer_that_is_gone_is_gone
     an_empty_account_is_out_of_funds
     a_late_listing_is_within_what_is_claimed

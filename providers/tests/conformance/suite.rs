@@ -2,7 +2,7 @@
 
 use providers::{
     Access, Error, ErrorKind, Host, Instance, InstanceId, InstanceState, Label, Mib, Need, Offer,
-    Order, Provider, Remote, Rental, Setup, Timing, Transport, UsdPerHour,
+    Order, Provider, Recall, Remote, Rental, Setup, Timing, Transport, UsdPerHour,
     testkit::cloud::{Call, Cloud, Fault, KEY, Mishap, Planned},
 };
 use secrecy::SecretString;
@@ -286,6 +286,23 @@ pub(super) async fn rent_is_sent_once(name: &str) {
         assert!(struck.bench.requests(Call::Rent) <= 1, "{fault:?}");
         assert!(struck.billed <= 1, "{fault:?}");
     }
+}
+
+pub(super) async fn an_order_that_is_called_off_is_not_sent(name: &str) {
+    let bench = Bench::new(name).await;
+    let recall = Recall::default();
+    let order = Order { standing: recall.standing(), ..bench.order("piecework-off").await };
+    recall.call_off();
+    let error = bench.market.rent(&order).await.expect_err("it isn't wanted any more");
+    assert_eq!(error.kind, ErrorKind::CalledOff, "{error:?}");
+    assert_eq!((bench.requests(Call::Rent), bench.billed()), (0, 0));
+    let order = Order { standing: Recall::default().standing(), ..order };
+    let error = bench.market.rent(&order).await.expect_err("nobody is left who wants it");
+    assert_eq!(error.kind, ErrorKind::CalledOff, "{error:?}");
+    let kept = Recall::default();
+    let order = Order { standing: kept.standing(), ..order };
+    bench.market.rent(&order).await.unwrap();
+    assert_eq!((bench.requests(Call::Rent), bench.billed()), (1, 1));
 }
 
 pub(super) async fn an_offer_that_is_gone_is_gone(name: &str) {

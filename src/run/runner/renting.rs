@@ -204,6 +204,7 @@ impl Runner<'_> {
         let host_key = machine.takes_host_key().then(|| self.tools.pins.plant(&label)).transpose();
         let host_key = host_key.map_err(|error| Why::HostKeys(error.to_string()))?;
         let mut order = Order::new(offer.clone(), label, self.tools.key.public_line());
+        order.standing = self.recall.standing();
         order.setup = machine.setup(host_key.as_deref())?;
         order.expires = capabilities.expiry.then(|| {
             // Near, and moved on while we live.
@@ -278,6 +279,7 @@ impl Runner<'_> {
                 }
                 self.hold(number, label, *instance, candidate)
             }
+            Err(LeaseError::Market(error)) if error.kind == ErrorKind::CalledOff => Ok(()),
             Err(error) => {
                 if matches!(&error, LeaseError::Market(e) if e.kind == ErrorKind::OfferGone) {
                     self.avoid.insert(shortlist::key(&listed));
