@@ -3,13 +3,14 @@
 //! Workers talk to it through [`talk`](crate::shards::talk), marketplaces through [`Leases`]; it
 //! alone decides who gets which prompt, and when the run is over. Its methods are in files of their
 //! own: [`renting`] and [`losing`] machines, [`hearing`] what workers say, [`feeding`] them, [`watching`] and [`reviewing`] what they cost,
-//! and [`telling`] how it all goes.
+//! [`succeeding`] one by another, and [`telling`] how it all goes.
 
 mod feeding;
 mod hearing;
 mod losing;
 mod renting;
 mod reviewing;
+mod succeeding;
 mod telling;
 mod watching;
 

@@ -112,12 +112,27 @@ pub(super) struct Slot {
     /// How often its machine was exchanged.
     pub(super) exchanges: u32,
     pub(super) stand: Stand,
+    /// What was ordered to take its machine's place.
+    pub(super) successor: Option<Successor>,
+    /// What it is avoided by that was given back for another, until that is there.
+    pub(super) parted: Option<String>,
+}
+
+/// A machine that was ordered while another works, which it is to replace.
+#[derive(Debug)]
+pub(super) struct Successor {
+    pub(super) label: Label,
+    pub(super) pick: Box<Pick>,
+    /// Why the other is replaced.
+    pub(super) reason: String,
 }
 
 impl Slot {
     /// A slot that has no machine yet, and had so many before.
     pub(super) fn new(number: u32, attempt: u32) -> Self {
-        Self { number, attempt, failures: 0, exchanges: 0, stand: Stand::Vacant }
+        let (failures, exchanges) = (0, 0);
+        let (stand, successor, parted) = (Stand::Vacant, None, None);
+        Self { number, attempt, failures, exchanges, stand, successor, parted }
     }
 
     /// Whether it has a machine, or may have one soon.

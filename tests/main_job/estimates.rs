@@ -197,6 +197,30 @@ fn a_run_soon_knows_what_it_will_cost_and_later_plans_know_how_fast_machines_are
 }
 
 #[test]
+fn a_machine_is_kept_where_what_should_take_its_place_can_not_be_had() {
+    let Some(scene) = Scene::new("an exchange that can't be had") else { return };
+    let best = "RTX 4090";
+    let slow = |(gpu, rate): (&String, &f64)| {
+        (gpu.clone(), if gpu == best { rate / 10.0 } else { rate * 3.0 })
+    };
+    scene.cloud.pace(&scene.thought.iter().map(slow).collect());
+    scene.prompts(20_000);
+    let gone = json!({ "rental": "offer_gone" });
+    let planned =
+        json!({ "provider": "vast", "call": "rent", "after": 1, "times": 60, "fault": gone });
+    scene.cloud.plan(&json!([planned]));
+    let more = ["--yes", "--max-price", "50", "--machines", "1", "--deadline", "2m"];
+    let output = scene.run(&more);
+    let said = conversation(&output);
+    // It has worked on until it was time.
+    assert_eq!(output.status.code(), Some(6), "{said}");
+    assert!(!found(&output).exchanged, "{said}");
+    let world = scene.cloud.world("vast");
+    let rentals = world["rentals"].as_array().expect("it lists them");
+    assert_eq!((rentals.len(), &world["requests"]["rent"]), (1, &json!(2)), "{said}\n{world:#}");
+}
+
+#[test]
 fn a_machine_whose_work_costs_less_on_another_is_exchanged() {
     let Some(scene) = Scene::new("a machine that is exchanged") else { return };
     // What is thought the best is so slow that a whole new start costs less than to go on.

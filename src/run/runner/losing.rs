@@ -5,7 +5,7 @@ use crate::{
     event::Event,
     leases::{LeaseError, describe},
     run::{
-        slot::{Slot, Stand},
+        slot::{Slot, Stand, Successor},
         stop::Stop,
         why::Why,
     },
@@ -37,6 +37,15 @@ impl Runner<'_> {
         self.tools.events.send(Event::Lost { slot: number, reason: reason.clone() });
         self.last_loss = Some(reason);
         self.stand(number, Stand::Vacant);
+        let mut slots = self.slots.iter_mut().filter(|slot| slot.number == number);
+        if let Some(key) = slots.find_map(|slot| slot.parted.take()) {
+            // Better the machine that worked, though slower than was thought, than none.
+            self.avoid.remove(&key);
+            if is_final {
+                self.seek(number);
+                return Ok(());
+            }
+        }
         if is_final {
             return if others { Ok(()) } else { Err(why) };
         }
@@ -58,6 +67,11 @@ impl Runner<'_> {
     pub(super) fn try_again(&mut self, number: u32) {
         self.stand(number, Stand::Vacant);
         if let Some(slot) = self.slots.iter_mut().find(|slot| slot.number == number) {
+            if let Some(Successor { label, pick, .. }) = slot.successor.take() {
+                // It was to take its place anyway.
+                slot.stand = Stand::Renting(label, pick);
+                return;
+            }
             slot.attempt += 1;
             slot.failures += 1;
             if slot.failures < ATTEMPTS && self.tools.ladder.level() == Stop::No {

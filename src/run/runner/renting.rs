@@ -164,7 +164,7 @@ impl Runner<'_> {
     }
 
     /// An order for this offer, and what it may come to.
-    fn draw_up(&mut self, number: u32, listed: &Listed) -> Result<(Order, Terms), Why> {
+    pub(super) fn draw_up(&mut self, number: u32, listed: &Listed) -> Result<(Order, Terms), Why> {
         let setting = self.tools.setting;
         let (plan, offer) = (&setting.plan, &listed.offer);
         // It is over some time after the run has been told to stop.
@@ -254,6 +254,9 @@ impl Runner<'_> {
                 return Ok(());
             }
         };
+        if let Some(at) = self.succeeds(&label) {
+            return self.succeed(at, answer);
+        }
         let is_for = |slot: &Slot| matches!(&slot.stand, Stand::Renting(l, _) if *l == label);
         let Some(at) = self.slots.iter().position(is_for) else {
             return Ok(());
@@ -277,6 +280,7 @@ impl Runner<'_> {
                     self.leases.release(&label)?;
                     return self.not_rented(number, Why::Dearer { quoted, price });
                 }
+                self.slots[at].parted = None;
                 self.hold(number, label, *instance, candidate)
             }
             Err(LeaseError::Market(error)) if error.kind == ErrorKind::CalledOff => Ok(()),

@@ -10,12 +10,13 @@ use crate::{
         LEASE_MARGIN,
         exchange::{EXCHANGES, Exchange, worth},
         purse,
-        slot::{Slot, Stand},
+        slot::{Held, Slot, Stand},
         stop::Stop,
         why::Why,
     },
-    shortlist::Pick,
+    shortlist::{Pick, machine_key},
 };
+use providers::Usd;
 use std::time::{Duration, Instant};
 
 /// How often it is asked what else there is. One that proves slow is reason to ask before.
@@ -24,13 +25,16 @@ const REVIEW: Duration = Duration::from_mins(10);
 /// A machine is slow that is slower than it was thought to be by more than this.
 const SLOW: f64 = 1.25;
 
-/// A machine that may be exchanged.
+/// A machine that may be exchanged, and for what.
 struct Judged {
     slot: u32,
     /// Prompts a second: as seen, and as was thought.
     seen: f64,
     thought: f64,
     exchange: Exchange,
+    pick: Box<Pick>,
+    /// Whether the other may be rented before this one is given back.
+    is_beside: bool,
 }
 
 /// A slot that may be exchanged: its share with the speed that was seen, and the one that was thought.
@@ -39,7 +43,8 @@ fn seen(slot: &Slot) -> Option<(&Slot, Share, f64)> {
     let seen = held.pace.found(held.at_once())?.prompts;
     let candidate = held.candidate.as_ref()?;
     let own = Share { rate: seen, startup: 0.0, ..candidate.share };
-    (slot.exchanges < EXCHANGES).then_some((slot, own, candidate.rate.prompts))
+    let may = slot.exchanges < EXCHANGES && slot.successor.is_none();
+    may.then_some((slot, own, candidate.rate.prompts))
 }
 
 impl Runner<'_> {
@@ -80,20 +85,31 @@ impl Runner<'_> {
         if self.tools.ladder.level() != Stop::No {
             return Ok(());
         }
-        for Judged { slot, seen, thought, exchange: Exchange { stay, go } } in self.judge(catalog) {
+        for judged in self.judge(catalog) {
+            let Judged { slot, seen, thought, exchange: Exchange { stay, go }, .. } = judged;
             let Some(at) = self.slots.iter().position(|known| known.number == slot) else {
                 continue;
             };
-            let Some(label) = self.part_with(at)? else { continue };
-            self.slots[at].exchanges += 1;
-            self.slots[at].attempt += 1;
-            self.stand(slot, Stand::Leaving(label));
             let reason = format!(
                 "it answers {} prompts/s where {} were expected, and another does the rest for {go} \
                  instead of {stay}",
                 words::rate(seen),
                 words::rate(thought),
             );
+            if judged.is_beside {
+                self.order_successor(at, judged.pick, reason)?;
+                continue;
+            }
+            let Some(label) = self.part_with(at)? else { continue };
+            let terms = self.leases.books().lease(&label).map(|lease| &lease.terms);
+            let key = terms.and_then(|terms| {
+                let machine = terms.machine.as_ref()?;
+                Some(machine_key(&terms.provider, machine))
+            });
+            self.slots[at].parted = key;
+            self.slots[at].exchanges += 1;
+            self.slots[at].attempt += 1;
+            self.stand(slot, Stand::Leaving(label));
             self.tools.events.send(Event::Exchanged { slot, reason });
         }
         Ok(())
@@ -115,7 +131,7 @@ impl Runner<'_> {
         let until = self.time_left().as_secs_f64();
         let (picks, _) = self.shortlist(catalog.listed);
         let mut picks = picks.iter();
-        let mut judged = Vec::new();
+        let (mut judged, mut beside) = (Vec::new(), 0);
         for (slot, own, thought) in machines {
             let Some(pick) = picks.as_slice().first() else { break };
             let Some(other) = pick.candidate.as_ref().map(|candidate| candidate.share) else {
@@ -123,24 +139,35 @@ impl Runner<'_> {
             };
             let part = left * own.rate / together.max(own.rate);
             let Some(exchange) = worth(&own, &other, part, until) else { continue };
-            if self.affords(slot, pick, other.startup + part / other.rate) {
-                judged.push(Judged { slot: slot.number, seen: own.rate, thought, exchange });
+            let worst = self.worst_for(pick, other.startup + part / other.rate);
+            let is_beside = self.fits(Usd(worst.0.saturating_add(beside)), None);
+            if is_beside || self.fits(worst, slot.held()) {
+                beside += if is_beside { worst.0 } else { 0 };
+                let (slot, seen, pick) = (slot.number, own.rate, Box::new(pick.clone()));
+                judged.push(Judged { slot, seen, thought, exchange, pick, is_beside });
                 picks.next();
             }
         }
         judged
     }
 
-    /// Whether what the run may cost allows for a machine for so many seconds in the place of a slot's.
-    fn affords(&self, slot: &Slot, pick: &Pick, seconds: f64) -> bool {
-        let setting = self.tools.setting;
-        let (Some(limit), Some(held)) = (setting.plan.limit(), slot.held()) else { return true };
+    /// What a machine comes to at most that is kept for so many seconds.
+    fn worst_for(&self, pick: &Pick, seconds: f64) -> Usd {
         let offer = &pick.listed.offer;
-        let traffic = self.traffic(offer);
         let time = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
-        let worst =
-            purse::worst(offer.price, offer.billing, time.saturating_add(LEASE_MARGIN), traffic);
-        let now = self.leases.now();
-        worst <= purse::left_without(self.leases.books(), &held.label, limit.usd(), now)
+        let kept = time.saturating_add(LEASE_MARGIN);
+        purse::worst(offer.price, offer.billing, kept, self.traffic(offer))
+    }
+
+    /// Whether what the run may cost allows for so much more: beside all that is rented, or in the
+    /// place of a machine.
+    fn fits(&self, more: Usd, instead: Option<&Held>) -> bool {
+        let Some(limit) = self.tools.setting.plan.limit() else { return true };
+        let (books, now) = (self.leases.books(), self.leases.now());
+        let left = match instead {
+            Some(held) => purse::left_without(books, &held.label, limit.usd(), now),
+            None => purse::left(books, limit.usd(), now),
+        };
+        more <= left
     }
 }
