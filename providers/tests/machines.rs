@@ -198,14 +198,14 @@ async fn a_machine_sees_and_ends_no_process_of_another() {
     server.key();
     let market = server.connect("vast");
     // No other test has this one.
-    let marked = format!("sleep 7{}", std::process::id());
-    let start = format!("exec {marked} </dev/null >/dev/null 2>&1");
+    let stray = format!("sleep 7{}", std::process::id());
+    let start = format!("exec {stray} </dev/null >/dev/null 2>&1");
     rent(&server, &*market, "piecework-one", &start).await;
     rent(&server, &*market, "piecework-other", "true").await;
     let (one, first) = running(&*market, "piecework-one").await;
     let (_, other) = running(&*market, "piecework-other").await;
     let each = format!(
-        "for p in /proc/[0-9]*; do case $(tr '\\0' ' ' <$p/cmdline) in '{marked} ') ACT;; esac; done"
+        "for p in /proc/[0-9]*; do case $(tr '\\0' ' ' <$p/cmdline) in '{stray} ') ACT;; esac; done"
     );
     let seen = |endpoint| server.ssh(endpoint, &each.replace("ACT", "echo seen")).stdout;
     let end = each.replace("ACT", "kill -9 ${p#/proc/}");
@@ -214,12 +214,12 @@ async fn a_machine_sees_and_ends_no_process_of_another() {
     drop(server.ssh(&other, &end));
     assert_eq!(seen(&first), b"seen\n");
     // It is over as a whole, with what has left its parents and what shows nothing of its machine.
-    let stray = format!("setsid env -i {marked} </dev/null >/dev/null 2>&1 &");
+    let stray = format!("setsid env -i {stray} </dev/null >/dev/null 2>&1 &");
     assert!(server.ssh(&first, &stray).status.success());
     market.release(&one.id).await.unwrap();
     gone(&first).await;
     let began = Instant::now();
-    let left = || Command::new("pgrep").args(["-fx", &marked]).output().unwrap().stdout;
+    let left = || Command::new("pgrep").args(["-fx", &stray]).output().unwrap().stdout;
     while !left().is_empty() {
         assert!(began.elapsed() < Duration::from_secs(30), "it outlives its machine");
         sleep(Duration::from_millis(50)).await;

@@ -95,13 +95,13 @@ impl Scene {
     fn tell(&self, truth: &BTreeMap<String, f64>) {
         let path = self.user.folder().join("home/measured.jsonl");
         let text = fs::read_to_string(&path).expect("something was measured");
-        let line = text.lines().next().expect("something was measured");
-        let like: Value = serde_json::from_str(line).expect("it is JSON");
+        let first = text.lines().next().expect("something was measured");
+        let sample: Value = serde_json::from_str(first).expect("it is JSON");
         let lines = truth.iter().map(|(gpu, rate)| {
-            let mut line = like.clone();
-            line["gpu"] = gpu.as_str().into();
-            line["factor"] = (rate / self.thought[gpu]).into();
-            format!("{line}\n")
+            let mut told = sample.clone();
+            told["gpu"] = gpu.as_str().into();
+            told["factor"] = (rate / self.thought[gpu]).into();
+            format!("{told}\n")
         });
         fs::write(path, lines.collect::<String>()).expect("it can be written");
     }

@@ -52,6 +52,11 @@ impl World<'_> {
 
     /// The machine that a plan takes for so many prompts.
     fn taken(&self, measured: &[Measurement], prompts: f64) -> Candidate {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "it is a count"
+        )]
         let work = Workload { prompts: prompts as u64, ..self.job.work };
         let job = Job { work, measured, ..self.job.clone() };
         let goal = Goal { machines: Some(1), ..Goal::default() };

@@ -258,7 +258,12 @@ async fn answered(row: Row, machine: &Machine, key: RunKey) -> (BTreeMap<u64, Ou
                 }
             }
             Said::Lost(loss) => panic!("{}: {loss}", row.name),
-            _ => {}
+            Said::Phase(_)
+            | Said::Priced(_)
+            | Said::Ready(_)
+            | Said::Status(_)
+            | Said::GivenUp(_)
+            | Said::Reconnecting(_) => {}
         }
     }
     talking.abort();
