@@ -1,7 +1,8 @@
-//! Renting and giving back. No file but this one and [`giving_back`] calls `rent` or `release`.
+//! Renting and giving back. [`placing`] alone calls `rent`, and [`giving_back`] `release`.
 
 mod giving_back;
 mod markets;
+mod placing;
 
 pub use giving_back::{end_disks, end_owed, end_stray};
 pub use markets::Markets;
@@ -12,6 +13,7 @@ use crate::{
 };
 use giving_back::{Giving, Tries, find, recognise};
 use jiff::Timestamp;
+use placing::{Placed, place};
 use providers::{ErrorKind, Instance, InstanceId, Label, Leftover, Marketplace, Order, UsdPerHour};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -21,7 +23,7 @@ use std::{
 use tokio::{
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
     task::{Id, JoinSet},
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, sleep_until, timeout},
 };
 
 /// How often a listing is looked at while it may still be behind.
@@ -66,16 +68,6 @@ pub enum LeaseError {
     /// It is gone, and its disk isn't.
     #[error("the disk of {0} is still listed, and billed")]
     DiskLeft(Label),
-}
-
-/// What came of an order.
-#[derive(Debug)]
-enum Placed {
-    Rented(Box<Instance>),
-    /// The marketplace has nothing of ours. After no answer it may have had for a while.
-    Refused(providers::Error),
-    /// It can't be told.
-    Unknown(providers::Error),
 }
 
 /// Something that became of a lease.
@@ -460,44 +452,6 @@ impl Leases {
 /// Whether the key of now is the one that a lease was last seen with.
 fn is_known(lease: &Lease, market: &dyn Marketplace) -> bool {
     lease.terms.login.is_none() || lease.terms.login == market.login()
-}
-
-/// Rents, and where no answer came, looks until it is clear what happened.
-async fn place(market: &dyn Marketplace, order: &Order) -> Placed {
-    let error = match market.rent(order).await {
-        Ok(instance) if !instance.id.0.trim().is_empty() => {
-            return Placed::Rented(Box::new(instance));
-        }
-        // Something was rented, and isn't told apart by that.
-        Ok(_) => providers::Error {
-            provider: market.capabilities().name,
-            operation: "rent",
-            kind: ErrorKind::Uncertain,
-            source: Some("it named none".into()),
-        },
-        Err(error) if error.kind != ErrorKind::Uncertain => return Placed::Refused(error),
-        Err(error) => error,
-    };
-    let shows = Instant::now() + market.capabilities().listing_lag;
-    let mut looks = 0;
-    while looks < LOOKS {
-        let late = shows <= Instant::now();
-        let listed = market.instances().await;
-        let found = listed.as_ref().ok().and_then(|instances| {
-            instances.iter().find(|found| found.label.as_ref() == Some(&order.label))
-        });
-        match (found, late) {
-            (Some(instance), _) => return Placed::Rented(Box::new(instance.clone())),
-            // A whole listing, taken late enough to show it, doesn't.
-            (None, true) if listed.is_ok() => return Placed::Refused(error),
-            (None, _) => {
-                // Those that can't show it yet don't count.
-                looks += u32::from(late);
-                sleep(LOOK_EVERY).await;
-            }
-        }
-    }
-    Placed::Unknown(error)
 }
 
 /// An error with its causes, on one line.

@@ -130,10 +130,10 @@ pub enum FileError {
 #[derive(Debug)]
 pub(super) struct LedgerFile {
     path: PathBuf,
-    file: File,
-    length: u64,
+    pub(super) file: File,
+    pub(super) length: u64,
     /// Why it can't be written, where that is so.
-    unwritable: Option<io::ErrorKind>,
+    pub(super) unwritable: Option<io::ErrorKind>,
 }
 
 impl LedgerFile {
@@ -165,7 +165,7 @@ impl LedgerFile {
 
     /// Locks a file that is open. Appends to it go on with its last whole line only once it has been
     /// cut to that.
-    fn of(path: &Path, mut file: File) -> Result<(Self, Vec<Line>), FileError> {
+    pub(super) fn of(path: &Path, mut file: File) -> Result<(Self, Vec<Line>), FileError> {
         let failed = |source| FileError::Io { path: path.to_owned(), source };
         match lock(&file, A_LOOK) {
             Ok(()) => {}
@@ -215,69 +215,12 @@ impl Drop for LedgerFile {
     }
 }
 
-/// A ledger as its run's guard sees it: the file that was there when it came, whatever becomes of
-/// its name.
-#[derive(Debug)]
-pub(super) struct WatchedFile {
-    path: PathBuf,
-    file: File,
-    unwritable: Option<io::ErrorKind>,
-}
-
-impl WatchedFile {
-    /// The file at `path`. None if there is none.
-    pub(super) fn open(path: &Path) -> Result<Option<Self>, FileError> {
-        let opened = OpenOptions::new().read(true).append(true).open(path);
-        let (opened, unwritable) = match opened {
-            Ok(file) => (Ok(file), None),
-            Err(error) => (File::open(path), Some(error.kind())),
-        };
-        match opened {
-            Ok(file) => Ok(Some(Self { path: path.to_owned(), file, unwritable })),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(FileError::Io { path: path.to_owned(), source }),
-        }
-    }
-
-    /// Whether another program has it, or what is in its place now, in hand. Not to be asked while
-    /// it is taken up by this one, whose lock that would let go.
-    pub(super) fn is_in_use(&self) -> bool {
-        let looked = self.file.try_lock_shared();
-        if looked.is_ok() {
-            drop(self.file.unlock());
-        }
-        matches!(looked, Err(TryLockError::WouldBlock)) || is_in_use(&self.path)
-    }
-
-    /// Its lines.
-    pub(super) fn read(&self) -> Result<Vec<Line>, FileError> {
-        let failed = |source| FileError::Io { path: self.path.clone(), source };
-        let bytes = self.file.try_clone().and_then(|mut file| whole(&mut file)).map_err(failed)?;
-        Ok(parse(&self.path, &bytes)?.0)
-    }
-
-    /// Takes it up, to give back what it owes.
-    pub(super) fn take(&self) -> Result<(LedgerFile, Vec<Line>), FileError> {
-        let failed = |source| FileError::Io { path: self.path.clone(), source };
-        let file = self.file.try_clone().map_err(failed)?;
-        let (mut taken, lines) = LedgerFile::of(&self.path, file)?;
-        let cut = taken.file.set_len(taken.length);
-        taken.unwritable = self.unwritable.or(cut.err().map(|error| error.kind()));
-        Ok((taken, lines))
-    }
-
-    /// What is in its place now, if that is another file.
-    pub(super) fn successor(&self) -> Result<Option<Self>, FileError> {
-        if is_at(&self.file, &self.path) { Ok(None) } else { Self::open(&self.path) }
-    }
-}
-
 fn writable(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).read(true).append(true).open(path)
 }
 
 /// All that is in a file, which is at its end then.
-fn whole(file: &mut File) -> io::Result<Vec<u8>> {
+pub(super) fn whole(file: &mut File) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.rewind()?;
     file.read_to_end(&mut bytes)?;
@@ -285,7 +228,7 @@ fn whole(file: &mut File) -> io::Result<Vec<u8>> {
 }
 
 /// Whether `path` leads to this open file.
-fn is_at(file: &File, path: &Path) -> bool {
+pub(super) fn is_at(file: &File, path: &Path) -> bool {
     let place = |about: io::Result<Metadata>| about.ok().map(|about| (about.dev(), about.ino()));
     place(fs::metadata(path)) == place(file.metadata())
 }
@@ -327,7 +270,7 @@ fn in_use(path: &Path) -> FileError {
 }
 
 /// The lines in `bytes`, and how many bytes of them are whole.
-fn parse(path: &Path, bytes: &[u8]) -> Result<(Vec<Line>, u64), FileError> {
+pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<(Vec<Line>, u64), FileError> {
     let mut lines = Vec::new();
     let mut whole = 0;
     for (number, text) in bytes.split_inclusive(|byte| *byte == b'\n').enumerate() {
@@ -353,7 +296,6 @@ fn parse_line(text: &[u8]) -> Option<Line> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::fd::AsRawFd;
 
     fn fact(pid: u32) -> Fact {
         let run = "nov24-7kq3".parse().expect("it is a run");
@@ -446,38 +388,6 @@ mod tests {
         assert_eq!(error, "the run is in use by process 4711 on here");
         drop(file);
         assert!(!is_in_use(&path));
-    }
-
-    /// The same file, opened once more, though it has no name any more.
-    fn reopened(file: &File) -> File {
-        File::open(format!("/proc/self/fd/{}", file.as_raw_fd())).expect("it is open")
-    }
-
-    #[test]
-    fn a_file_that_is_moved_or_replaced_is_noticed_and_still_known_to_whoever_watches() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("ledger");
-        let (mut file, _) = LedgerFile::open(&path).expect("it opens");
-        file.append(Timestamp::UNIX_EPOCH, fact(1)).expect("it is written");
-        let watched = WatchedFile::open(&path).expect("it can be read").expect("it is there");
-        assert!(file.check().is_ok() && watched.is_in_use());
-        assert!(watched.successor().expect("it can be asked").is_none());
-        std::fs::remove_file(&path).expect("it is there");
-        assert!(matches!(file.check(), Err(FileError::Replaced { .. })));
-        assert!(watched.is_in_use(), "the same program has it");
-        std::fs::write(&path, "").expect("it can be written");
-        assert!(file.check().is_err() && !is_in_use(&path));
-        drop(file);
-        assert!(!watched.is_in_use());
-        let (taken, lines) = watched.take().expect("nobody has it");
-        assert_eq!((lines.len(), watched.read().expect("it is whole").len()), (1, 1));
-        let another =
-            WatchedFile { file: reopened(&watched.file), path: path.clone(), unwritable: None };
-        assert!(another.is_in_use());
-        drop(taken);
-        assert!(!another.is_in_use(), "what was taken is let go");
-        let next = watched.successor().expect("it can be read").expect("it is another");
-        assert!(next.read().expect("it is whole").is_empty());
     }
 
     #[cfg(target_os = "linux")]

@@ -5,12 +5,14 @@
 
 mod file;
 mod state;
+mod watched;
 
 pub use file::{FileError, Holder, Role};
 pub use state::{Entry, IllegalEntry, LeaseState, Terms};
+pub use watched::Watched;
 
 use crate::{clock, label::RunId};
-use file::{Fact, LedgerFile, Line, WatchedFile};
+use file::{Fact, LedgerFile, Line};
 use jiff::Timestamp;
 use providers::{Label, Usd};
 use std::{collections::BTreeMap, path::Path, time::Duration};
@@ -239,38 +241,6 @@ impl Ledger {
     /// removed: what is written from then on is known to nobody else.
     pub fn check(&self) -> Result<(), LedgerError> {
         Ok(self.file.check()?)
-    }
-}
-
-/// A ledger as its run's guard sees it: the file that was there when it came, whatever becomes of its
-/// name.
-#[derive(Debug)]
-pub struct Watched(WatchedFile);
-
-impl Watched {
-    /// The ledger at `path`. None if there is none.
-    pub fn open(path: &Path) -> Result<Option<Self>, LedgerError> {
-        Ok(WatchedFile::open(path)?.map(Self))
-    }
-
-    /// Whether a program has it, or what is in its place now, in hand.
-    pub fn is_in_use(&self) -> bool {
-        self.0.is_in_use()
-    }
-
-    /// What it says.
-    pub fn books(&self) -> Result<Books, LedgerError> {
-        Books::replay(self.0.read()?)
-    }
-
-    /// Takes it up, to give back what is owed and for nothing else. It need not be writable for that.
-    pub fn take(&self, run: &RunId) -> Result<Ledger, LedgerError> {
-        Ledger::of(self.0.take()?, run, Role::Settle)
-    }
-
-    /// What is in its place now, if that is another one.
-    pub fn successor(&self) -> Result<Option<Self>, LedgerError> {
-        Ok(self.0.successor()?.map(Self))
     }
 }
 
