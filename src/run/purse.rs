@@ -138,7 +138,7 @@ fn left_of(books: &Books, given_back: Option<&Label>, budget: Usd, now: Timestam
         }
         let spent = spent(lease, now);
         // One that its own end has failed costs more than it should have come to.
-        if lease.state.is_owed() { spent.max(lease.terms.worst.0) } else { spent }
+        if lease.state.costs() { spent.max(lease.terms.worst.0) } else { spent }
     });
     Usd(budget.0.saturating_sub(committed.sum()))
 }
@@ -178,7 +178,8 @@ pub(super) fn verdict(books: &Books, budget: Usd, now: Timestamp) -> Stop {
         return Stop::No;
     }
     let kept = Usd(budget.0.saturating_mul(DRAIN) / 100);
-    let rate = books.owed().map(|(_, lease)| tolerated(lease.terms.price).0).sum();
+    let billed = books.leases().filter(|(_, lease)| lease.state.costs());
+    let rate = billed.map(|(_, lease)| tolerated(lease.terms.price).0).sum();
     if rate == 0 {
         // Nothing is billed, and the question is whether anything more is to be.
         let is_spent = budget.0 <= by(Duration::ZERO).0.saturating_add(kept.0);
@@ -264,6 +265,20 @@ mod tests {
         // And as what it has cost once that is more: a dollar, and the tolerance.
         with_lease(500_000, |books, now| {
             assert_eq!(left(books, Usd(10_000_000), now), Usd(8_980_000));
+        });
+    }
+
+    #[test]
+    fn what_is_gone_from_one_listing_is_not_in_the_way_of_another_machine() {
+        with_leases(1, 9_000_000, Billing::default(), |ledger, since| {
+            let label = Label("0".into());
+            ledger.record(&label, Entry::Releasing).expect("it is held");
+            ledger.record(&label, Entry::Gone).expect("it is being given back");
+            let later = clock::after(since, Duration::from_hours(1));
+            // A second or two were paid for.
+            let left = left(ledger.books(), Usd(10_000_000), later).0;
+            assert!((9_900_000..10_000_000).contains(&left), "{left}");
+            assert_eq!(verdict(ledger.books(), Usd(10_000_000), later), Stop::No);
         });
     }
 
