@@ -376,7 +376,7 @@ impl Leases {
 
     /// Looks once more for what is over: an order may be carried out later than any listing should
     /// be, and what has gone may be listed again. What is there is owed again.
-    async fn look_again(&mut self) -> Result<(), LedgerError> {
+    pub async fn look_again(&mut self) -> Result<(), LedgerError> {
         let providers: BTreeSet<_> =
             self.books().leases().map(|(_, lease)| lease.terms.provider.clone()).collect();
         for provider in providers {

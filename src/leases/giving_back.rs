@@ -67,18 +67,17 @@ impl Giving<'_> {
     async fn once(&self) -> Result<(), LeaseError> {
         let id = self.lease.state.id();
         let mut shown = self.shows <= Instant::now();
-        if id.is_none() {
-            sleep_until(self.shows).await;
-            shown = true;
-        } else if !shown {
-            // What has been listed once isn't late any more.
-            shown = self.find().await.is_ok_and(|listed| !listed.is_empty());
-        }
         let (mut asked, mut refused) = (BTreeSet::new(), None);
         if let Some(id) = id {
-            // Asked for whatever the listing says, which may not be had for long.
-            refused = self.market.release(id).await.err();
+            // Asked for whatever a listing says, which may not be had for long, and beside it: whoever
+            // stops us may not wait. What has been listed once isn't late any more.
+            let look = async { !shown && self.find().await.is_ok_and(|listed| !listed.is_empty()) };
+            let (was_listed, released) = tokio::join!(look, self.market.release(id));
+            (refused, shown) = (released.err(), shown || was_listed);
             asked.insert(id.clone());
+        } else {
+            sleep_until(self.shows).await;
+            shown = true;
         }
         if !shown {
             if let Some(error) = refused {

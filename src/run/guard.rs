@@ -189,10 +189,11 @@ pub async fn stand(
         return Ok(());
     };
     let (mut abandoned, mut pause, mut looked) = (false, PAUSES.0, Instant::now());
+    let mut is_over = false;
     loop {
         sleep(LOOK_EVERY).await;
         if ledger.is_in_use() {
-            (abandoned, pause) = (false, PAUSES.0);
+            (abandoned, pause, is_over) = (false, PAUSES.0, false);
             if OVERDUE_EVERY <= looked.elapsed() {
                 // One that can't be read now can be later.
                 let books = ledger.books().unwrap_or_default();
@@ -212,13 +213,17 @@ pub async fn stand(
             // One that is damaged may owe anything; `cleanup` goes by the labels.
             Err(error) => return Err(io::Error::other(error)),
         };
-        let (Some(holder), Some(_)) = (books.holder(), books.owed().next()) else {
-            match ledger.successor().map_err(io::Error::other)? {
-                Some(successor) => ledger = successor,
-                None => return Ok(()),
+        let Some(holder) = books.holder() else { return Ok(()) };
+        if books.owed().next().is_none() {
+            if let Some(successor) = ledger.successor().map_err(io::Error::other)? {
+                ledger = successor;
+            } else if is_over || !look_later(&ledger, &books, markets, events).await {
+                return Ok(());
+            } else {
+                is_over = true;
             }
             continue;
-        };
+        }
         abandoned = abandoned || is_left_alone(&ledger, grace).await;
         if !abandoned {
             continue;
@@ -248,6 +253,27 @@ pub async fn stand(
         sleep(pause).await;
         pause = (pause * 2).min(PAUSES.1);
     }
+}
+
+/// Looks once more for what is over, long after its listings: an order may be carried out late, and a
+/// marketplace can forget an instance for a while. What is there is owed again. False where listings
+/// are never behind, or somebody has taken the run up meanwhile.
+async fn look_later(ledger: &Watched, books: &Books, markets: &Markets, events: &Events) -> bool {
+    let at = books.leases().filter_map(|(_, lease)| markets.get(&lease.terms.provider));
+    let lag = at.map(|market| market.capabilities().listing_lag).max().unwrap_or_default();
+    let Some(holder) = books.holder().filter(|_| !lag.is_zero()) else { return false };
+    let begun = Instant::now();
+    while begun.elapsed() < lag * 2 {
+        sleep(LOOK_EVERY).await;
+        if ledger.is_in_use() {
+            return true;
+        }
+    }
+    if let Ok(taken) = ledger.take(&holder.run) {
+        // What can't be written can't be owed either; `cleanup` finds it by its label.
+        drop(Leases::new(markets.clone(), taken, events.clone()).look_again().await);
+    }
+    true
 }
 
 /// Ends what a program has in hand and should have given back: it is stopped, or hangs.

@@ -1,5 +1,6 @@
-//! What marketplaces say of machines that are at work: whether they are there still, and what they
-//! cost. A link that lives says neither.
+//! What marketplaces say of machines that are at work: what they cost, and whether they are on their
+//! way out. A link that lives says neither; but it does say that a machine is there, whatever a
+//! listing leaves out.
 
 use crate::{ready::NotReady, shards::WorkerId};
 use providers::{Instance, InstanceId, InstanceState, Label, Marketplace, UsdPerHour};
@@ -40,8 +41,6 @@ pub(super) struct Watched {
     pub(super) worker: WorkerId,
     pub(super) label: Label,
     pub(super) id: Option<InstanceId>,
-    /// Whether it is ours for so long that every listing should show it.
-    pub(super) is_settled: bool,
 }
 
 /// What a listing says of a machine.
@@ -50,18 +49,8 @@ pub(super) struct Sight {
     pub(super) worker: WorkerId,
     /// What an hour of it costs.
     pub(super) price: Option<UsdPerHour>,
-    pub(super) presence: Presence,
-}
-
-/// Whether a machine is there.
-#[derive(Debug)]
-pub(super) enum Presence {
-    /// It is, or it can't be told.
-    There,
-    /// It isn't listed.
-    Missing,
-    /// It is listed, and is of no more use.
-    Lost(NotReady),
+    /// Why it is of no more use, if it is listed as that.
+    pub(super) lost: Option<NotReady>,
 }
 
 /// Asks once about all machines at a marketplace. Nothing where it fails.
@@ -78,20 +67,19 @@ fn see(machine: &Watched, listed: &[Instance]) -> Sight {
         machine.id.as_ref() == Some(&found.id) || found.label.as_ref() == Some(&machine.label)
     };
     let found = listed.iter().find(ours);
-    let presence = match found.map(|found| &found.state) {
-        None if machine.is_settled => Presence::Missing,
+    let lost = match found.map(|found| &found.state) {
         None
         | Some(InstanceState::Running(_) | InstanceState::Pending | InstanceState::Unknown(_)) => {
-            Presence::There
+            None
         }
         Some(
             lost @ (InstanceState::Interrupted
             | InstanceState::Stopped
             | InstanceState::Failed(_)
             | InstanceState::Terminating),
-        ) => Presence::Lost(NotReady::Lost(lost.clone())),
+        ) => Some(NotReady::Lost(lost.clone())),
     };
-    Sight { worker: machine.worker, price: found.and_then(|found| found.price), presence }
+    Sight { worker: machine.worker, price: found.and_then(|found| found.price), lost }
 }
 
 #[cfg(test)]
@@ -110,12 +98,12 @@ mod tests {
         let label = Label("piecework-1".into());
         let instance = world.rent(&Order::new(offer, label.clone(), "key")).await.unwrap();
         let (worker, id) = (WorkerId(1), Some(instance.id));
-        (world, Watched { worker, label, id, is_settled: true })
+        (world, Watched { worker, label, id })
     }
 
     async fn seen(world: &World, machine: &Watched) -> String {
         let sights = look(world, std::slice::from_ref(machine)).await;
-        let told = sights.iter().map(|sight| format!("{:?} {:?}", sight.price, sight.presence));
+        let told = sights.iter().map(|sight| format!("{:?} {:?}", sight.price, sight.lost));
         told.collect::<Vec<_>>().concat()
     }
 
@@ -131,25 +119,24 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_price_that_rises_is_seen_and_a_machine_that_is_stopped_or_gone() {
+    async fn a_price_that_rises_is_seen_and_a_machine_that_is_stopped() {
         let (world, machine) = rented().await;
         let id = machine.id.clone().expect("it was rented");
-        assert_eq!(seen(&world, &machine).await, "Some(UsdPerHour(310000)) There");
+        assert_eq!(seen(&world, &machine).await, "Some(UsdPerHour(310000)) None");
         world.reprice(&id, UsdPerHour(3_100_000));
-        assert_eq!(seen(&world, &machine).await, "Some(UsdPerHour(3100000)) There");
+        assert_eq!(seen(&world, &machine).await, "Some(UsdPerHour(3100000)) None");
         world.turn(&id, &InstanceState::Unknown("dreaming".into()));
-        assert_eq!(seen(&world, &machine).await, "Some(UsdPerHour(3100000)) There");
+        assert_eq!(seen(&world, &machine).await, "Some(UsdPerHour(3100000)) None");
         for lost in [InstanceState::Stopped, InstanceState::Interrupted] {
             world.turn(&id, &lost);
             assert_eq!(
                 seen(&world, &machine).await,
-                format!("Some(UsdPerHour(3100000)) Lost(Lost({lost:?}))")
+                format!("Some(UsdPerHour(3100000)) Some(Lost({lost:?}))")
             );
         }
         world.reclaim(&machine.label);
-        assert_eq!(seen(&world, &machine).await, "None Missing");
-        let new = Watched { is_settled: false, ..machine };
-        assert_eq!(seen(&world, &new).await, "None There", "listings may be late");
+        // Once it is gone its link tells.
+        assert_eq!(seen(&world, &machine).await, "None None", "a listing may leave it out");
     }
 
     #[tokio::test(start_paused = true)]

@@ -8,7 +8,7 @@ use crate::{
 };
 use providers::Label;
 use std::collections::VecDeque;
-use tokio::{sync::mpsc::UnboundedSender, task::AbortHandle, time::Instant};
+use tokio::{sync::mpsc::UnboundedSender, task::AbortHandle};
 use wire::{EngineFacts, Outcome};
 
 /// How many seconds of work a worker is kept supplied with.
@@ -61,10 +61,6 @@ pub(super) struct Held {
     pub(super) pace: Pace,
     /// Whether it was found to be slow.
     pub(super) doubted: bool,
-    /// Since when it is ours, or was taken over.
-    pub(super) since: Instant,
-    /// Whether the last listing didn't show it.
-    pub(super) is_missing: bool,
 }
 
 /// What a machine did first.

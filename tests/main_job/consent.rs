@@ -93,6 +93,33 @@ fn a_run_without_a_budget_costs_no_more_than_was_said_whatever_is_taken_back() {
 }
 
 #[test]
+fn a_budget_that_a_lost_machine_still_holds_is_waited_for() {
+    let Some(cloud) = Cloud::start("a budget that a lost machine still holds") else { return };
+    let user = User::new();
+    let outbid = json!({ "rental": { "outbid": { "millis": 6000 } } });
+    cloud.plan(&json!([{ "provider": "lambda", "call": "rent", "fault": outbid }]));
+    // Enough for one machine until its end, and not for two.
+    let more = [
+        "--yes",
+        "--out",
+        "out.jsonl",
+        "--echo-pace",
+        "20",
+        "--budget",
+        "0.60",
+        "--max-price",
+        "50",
+    ];
+    let output = cloud.run(&user, "lambda", 200, &more).output().expect("it runs");
+    let said = conversation(&output);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert_eq!(ids(&user.folder().join("out.jsonl")), numbered_ids(200));
+    let world = cloud.world("lambda");
+    let rentals = world["rentals"].as_array().map(Vec::len);
+    assert_eq!((rentals, &world["billed"]), (Some(2), &json!(0)), "{said}");
+}
+
+#[test]
 fn a_yes_goes_on_with_the_machine_that_is_still_rented() {
     let Some(cloud) = Cloud::start("a yes to a machine that is still rented") else { return };
     let user = User::new();

@@ -4,6 +4,7 @@ use super::{ATTEMPTS, Runner, renting::is_closed};
 use crate::{
     event::Event,
     leases::{LeaseError, describe},
+    ledger::LeaseState,
     run::{
         slot::{Slot, Stand, Successor},
         stop::Stop,
@@ -21,6 +22,11 @@ impl Runner<'_> {
     pub(super) fn not_rented(&mut self, number: u32, why: Why) -> Result<(), Why> {
         if let Why::Lease(LeaseError::Ledger(_)) = why {
             return Err(why);
+        }
+        if let (Why::Budget { .. }, Some(label)) = (&why, self.is_given_back()) {
+            // Until that is over it counts as all that it may come to.
+            self.stand(number, Stand::Leaving(label));
+            return Ok(());
         }
         let others = self.slots.iter().any(|slot| slot.number != number && slot.is_busy());
         // What would fail again for each slot; the last to hear of it says so.
@@ -61,6 +67,14 @@ impl Runner<'_> {
         }
         self.try_again(number);
         Ok(())
+    }
+
+    /// What is being given back at this moment, if anything is.
+    fn is_given_back(&self) -> Option<Label> {
+        let leases = self.leases.books().leases();
+        let mut leaving = leases
+            .filter(|(_, l)| matches!(l.state, LeaseState::Releasing(_) | LeaseState::Gone(_)));
+        leaving.next().map(|(label, _)| label.clone())
     }
 
     /// Looks for another offer, unless it was tried often enough.

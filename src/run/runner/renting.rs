@@ -236,7 +236,7 @@ impl Runner<'_> {
             News::Rented(label, answer) => (label, answer),
             News::Kept(_, error) => return Err(error.into()),
             News::Released(label) => {
-                let waits = self.slots.iter().find_map(|slot| match &slot.stand {
+                let waits = |slot: &Slot| match &slot.stand {
                     Stand::Unclear(own) if *own == label => Some((slot.number, false)),
                     Stand::Leaving(own) if *own == label => Some((slot.number, true)),
                     Stand::Quoting
@@ -245,11 +245,10 @@ impl Runner<'_> {
                     | Stand::Held(_)
                     | Stand::Leaving(_)
                     | Stand::Vacant => None,
-                });
-                match waits {
-                    Some((number, true)) => self.seek(number),
-                    Some((number, false)) => self.try_again(number),
-                    None => {}
+                };
+                // Several may have waited for what it cost.
+                for (number, is_left) in self.slots.iter().filter_map(waits).collect::<Vec<_>>() {
+                    if is_left { self.seek(number) } else { self.try_again(number) }
                 }
                 return Ok(());
             }
@@ -388,8 +387,6 @@ impl Runner<'_> {
             most_running: 0,
             pace: Pace::default(),
             doubted: false,
-            since: tokio::time::Instant::now(),
-            is_missing: false,
         };
         if let Some(slot) = self.slots.iter_mut().find(|slot| slot.number == number) {
             slot.stand = Stand::Held(Box::new(held));

@@ -3,9 +3,8 @@
 use super::Runner;
 use crate::{
     leases::describe,
-    ready::NotReady,
     run::{
-        lookout::{Presence, Sight, Watched, look},
+        lookout::{Sight, Watched, look},
         purse,
         slot::Slot,
         why::Why,
@@ -26,17 +25,12 @@ impl Runner<'_> {
         for held in self.slots.iter().filter_map(Slot::held) {
             let Some(lease) = self.leases.books().lease(&held.label) else { continue };
             let provider = &lease.terms.provider;
-            let Some(market) = self.tools.setting.markets.get(provider) else { continue };
-            let watched = Watched {
-                worker: held.worker,
-                label: held.label.clone(),
-                id: lease.state.id().cloned(),
-                is_settled: market.capabilities().listing_lag < held.since.elapsed(),
-            };
+            let (label, id) = (held.label.clone(), lease.state.id().cloned());
+            let watched = Watched { worker: held.worker, label, id };
             at_each.entry(provider.clone()).or_default().push(watched);
         }
         for (name, watched) in at_each {
-            let market = self.tools.setting.markets.get(&name).expect("it was just found").clone();
+            let Some(market) = self.tools.setting.markets.get(&name).cloned() else { continue };
             let sights = self.sights.0.clone();
             tokio::spawn(async move {
                 drop(sights.send(look(&*market, &watched).await).await);
@@ -46,19 +40,10 @@ impl Runner<'_> {
 
     /// Draws the conclusions.
     pub(super) fn see(&mut self, sights: Vec<Sight>) -> Result<(), Why> {
-        for Sight { worker, price, presence } in sights {
+        for Sight { worker, price, lost } in sights {
             let is_it = |slot: &Slot| slot.held().is_some_and(|held| held.worker == worker);
             // It may have been given up since.
             let Some(at) = self.slots.iter().position(is_it) else { continue };
-            let held = self.slots[at].held_mut().expect("it was just found");
-            // What is missing once may be a listing's fault, while it answers us.
-            let was_missing =
-                std::mem::replace(&mut held.is_missing, matches!(presence, Presence::Missing));
-            let lost = match presence {
-                Presence::Lost(lost) => Some(lost),
-                Presence::Missing if was_missing => Some(NotReady::Gone),
-                Presence::Missing | Presence::There => None,
-            };
             if let Some(price) = price {
                 self.priced(at, price)?;
             }
