@@ -4,15 +4,16 @@ use super::{ATTEMPTS, Runner, renting::is_closed};
 use crate::{
     event::Event,
     leases::{LeaseError, describe},
-    ledger::LeaseState,
+    ledger::{Lease, LeaseState},
     run::{
+        purse,
         slot::{Slot, Stand, Successor},
         stop::Stop,
         why::Why,
     },
     shards::Loss,
 };
-use providers::{ErrorKind, Label};
+use providers::{ErrorKind, Label, Usd};
 
 /// How many offers may turn out to be gone before that counts as a failure.
 const GONE_OFFERS: u32 = 20;
@@ -23,8 +24,9 @@ impl Runner<'_> {
         if let Why::Lease(LeaseError::Ledger(_)) = why {
             return Err(why);
         }
-        if let (Why::Budget { .. }, Some(label)) = (&why, self.is_given_back()) {
-            // Until that is over it counts as all that it may come to.
+        if let Why::Budget { limit, left, .. } = &why
+            && let Some(label) = self.holds_money(limit.usd(), *left)
+        {
             self.stand(number, Stand::Leaving(label));
             return Ok(());
         }
@@ -69,12 +71,15 @@ impl Runner<'_> {
         Ok(())
     }
 
-    /// What is being given back at this moment, if anything is.
-    fn is_given_back(&self) -> Option<Label> {
-        let leases = self.leases.books().leases();
-        let mut leaving = leases
-            .filter(|(_, l)| matches!(l.state, LeaseState::Releasing(_) | LeaseState::Gone(_)));
-        leaving.next().map(|(label, _)| label.clone())
+    /// What is being given back and leaves more than is `left` once that is over: until then it counts
+    /// as all that it may come to.
+    fn holds_money(&self, limit: Usd, left: Usd) -> Option<Label> {
+        let (books, now) = (self.leases.books(), self.leases.now());
+        let frees = |(label, lease): &(&Label, &Lease)| {
+            matches!(lease.state, LeaseState::Releasing(_) | LeaseState::Gone(_))
+                && left < purse::left_without(books, label, limit, now)
+        };
+        books.leases().find(frees).map(|(label, _)| label.clone())
     }
 
     /// Looks for another offer, unless it was tried often enough.
