@@ -178,10 +178,12 @@ pub(super) fn verdict(books: &Books, budget: Usd, now: Timestamp) -> Stop {
         return Stop::No;
     }
     let kept = Usd(budget.0.saturating_mul(DRAIN) / 100);
-    let billed = books.leases().filter(|(_, lease)| lease.state.costs());
+    // What is being given back already is ended by no stop.
+    let is_kept = |lease: &Lease| matches!(lease.state, LeaseState::Ordered | LeaseState::Held(_));
+    let billed = books.leases().filter(|(_, lease)| is_kept(lease));
     let rate = billed.map(|(_, lease)| tolerated(lease.terms.price).0).sum();
     if rate == 0 {
-        // Nothing is billed, and the question is whether anything more is to be.
+        // Nothing is kept, and the question is whether anything more is to be.
         let is_spent = budget.0 <= by(Duration::ZERO).0.saturating_add(kept.0);
         return if is_spent { Stop::Drain } else { Stop::No };
     }
