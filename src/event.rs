@@ -110,6 +110,14 @@ pub enum Event {
         /// What it came to, at most.
         cost: Usd,
     },
+    /// An instance is listed as ours that nobody asked for: an order was carried out twice, or although
+    /// it was refused. It is given back.
+    Stray {
+        /// The label that it has.
+        label: Label,
+        /// The marketplace's name for it.
+        id: InstanceId,
+    },
     /// An instance could not be given back yet. Unless it was rented with another key, it is tried
     /// again.
     StillOwed {

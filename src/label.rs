@@ -8,9 +8,10 @@
 //!
 //! A label says whose an instance is and until when, to any computer that can list the account.
 //! All fields are lower-case letters and digits, so that every marketplace keeps them as they are.
+//! In a ledger, one that was given to two instances is told from itself by what follows a `+`.
 
 use jiff::Timestamp;
-use providers::Label;
+use providers::{InstanceId, Label};
 use rand::{RngExt, rngs::ThreadRng};
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
@@ -116,7 +117,8 @@ impl Stamp {
 
     /// What a label says, if it is one of ours.
     pub fn read(label: &Label) -> Option<Self> {
-        let fields: Vec<&str> = label.0.split('-').collect();
+        let own = label.0.split_once('+').map_or(label.0.as_str(), |(own, _)| own);
+        let fields: Vec<&str> = own.split('-').collect();
         let [PREFIX, owner, day, rest, slot, attempt, expires, nonce] = fields[..] else {
             return None;
         };
@@ -129,6 +131,11 @@ impl Stamp {
             nonce: nonce.to_owned(),
         })
     }
+}
+
+/// What an instance goes by that has the label of another.
+pub fn twin(label: &Label, id: &InstanceId) -> Label {
+    Label(format!("{label}+{id}"))
 }
 
 fn random(length: usize) -> String {
@@ -166,6 +173,14 @@ mod tests {
     fn a_label_says_what_it_was_made_of() {
         let stamp = stamp();
         assert_eq!(Stamp::read(&stamp.label()), Some(stamp));
+    }
+
+    #[test]
+    fn a_twin_has_a_name_of_its_own_that_says_the_same() {
+        let stamp = stamp();
+        let twin = twin(&stamp.label(), &InstanceId("i-0a_1".into()));
+        assert_eq!(twin.0, format!("{}+i-0a_1", stamp.label()));
+        assert_eq!(Stamp::read(&twin), Some(stamp));
     }
 
     #[test]

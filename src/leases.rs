@@ -3,9 +3,11 @@
 mod giving_back;
 mod markets;
 mod placing;
+mod strays;
 
 pub use giving_back::{end_disks, end_owed, end_stray};
 pub use markets::Markets;
+pub use strays::{Stray, strays};
 
 use crate::{
     event::{Event, Events},
@@ -23,7 +25,7 @@ use std::{
 use tokio::{
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
     task::{Id, JoinSet},
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep_until},
 };
 
 /// How often a listing is looked at while it may still be behind.
@@ -31,9 +33,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// How often one is asked for that could tell and fails, before the question is left to settling.
 const LOOKS: u32 = 20;
-
-/// How long a listing is waited for once all is shown to be gone.
-const LAST_LOOK: Duration = Duration::from_secs(20);
 
 /// Why an instance could not be had, or not be given back.
 #[derive(Debug, thiserror::Error)]
@@ -264,7 +263,7 @@ impl Leases {
         };
         let market = self.market(&lease.terms.provider)?.clone();
         self.recognise(label).await?;
-        let found = find(&*market, label, lease.state.id()).await?.into_iter().next();
+        let found = own(find(&*market, label, lease.state.id()).await?, lease.state.id());
         Ok(match (lease.state, found) {
             (LeaseState::Held(_), Some(instance)) => {
                 self.note(label, Entry::Listed(instance.id.clone()));
@@ -374,25 +373,6 @@ impl Leases {
         errors
     }
 
-    /// Looks once more for what is over: an order may be carried out later than any listing should
-    /// be, and what has gone may be listed again. What is there is owed again.
-    pub async fn look_again(&mut self) -> Result<(), LedgerError> {
-        let providers: BTreeSet<_> =
-            self.books().leases().map(|(_, lease)| lease.terms.provider.clone()).collect();
-        for provider in providers {
-            let Some(market) = self.markets.get(&provider).cloned() else { continue };
-            // All of it was shown to be gone, from which a listing that fails takes nothing.
-            let listed = timeout(LAST_LOOK, market.instances()).await;
-            let listed = listed.ok().and_then(Result::ok).unwrap_or_default();
-            for label in listed.into_iter().filter_map(|instance| instance.label) {
-                if self.books().lease(&label).is_some_and(|lease| !lease.state.is_owed()) {
-                    self.ledger.record(&label, Entry::Releasing)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// Takes off the accounts what these leases have left there beside instances: the key that they
     /// let in, and disks of theirs. Does nothing while something is owed, for an order may need
     /// the key. After an error the rest has been tried, and it may be done again.
@@ -452,6 +432,12 @@ impl Leases {
 /// Whether the key of now is the one that a lease was last seen with.
 fn is_known(lease: &Lease, market: &dyn Marketplace) -> bool {
     lease.terms.login.is_none() || lease.terms.login == market.login()
+}
+
+/// What is a lease's own of what is listed of it: by its id where that is there.
+fn own(mut listed: Vec<Instance>, id: Option<&InstanceId>) -> Option<Instance> {
+    let at = listed.iter().position(|found| Some(&found.id) == id).unwrap_or_default();
+    (at < listed.len()).then(|| listed.swap_remove(at))
 }
 
 /// An error with its causes, on one line.

@@ -172,7 +172,8 @@ impl Marketplace for Lambda {
         }
         // One bad id in a list of several may fail them all.
         let body = json!({ "instance_ids": [id.0] });
-        let request = self.http.post(RELEASING, "/instance-operations/terminate").pace(ANY);
+        let request = self.http.post(RELEASING, "/instance-operations/terminate");
+        let request = request.pace(ANY.first());
         let reply = request.json(&body).send().await?;
         if reply.is_success() || reply.status == 404 {
             return Ok(());

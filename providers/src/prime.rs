@@ -154,7 +154,7 @@ impl Marketplace for Prime {
             return Err(self.http.error(RELEASING, ErrorKind::Unexpected, &why));
         }
         let path = format!("/pods/{id}");
-        let reply = self.http.delete(RELEASING, &path).pace(ANY).send().await?;
+        let reply = self.http.delete(RELEASING, &path).pace(ANY.first()).send().await?;
         if reply.is_success() || reply.status == 404 {
             return Ok(());
         }

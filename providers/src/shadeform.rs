@@ -153,7 +153,7 @@ impl Marketplace for Shadeform {
             return Err(self.http.error(RELEASING, ErrorKind::Unexpected, &why));
         }
         let path = format!("/instances/{id}/delete");
-        let reply = self.http.post(RELEASING, &path).pace(ANY).send().await?;
+        let reply = self.http.post(RELEASING, &path).pace(ANY.first()).send().await?;
         if reply.is_success() || reply.status == 404 {
             return Ok(());
         }

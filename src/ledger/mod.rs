@@ -112,9 +112,9 @@ impl Books {
             }
             Fact::Lease { label, entry } => {
                 let next = self.state(label).next(entry)?;
-                if let Entry::Ordered(terms) = entry {
-                    let (terms, state) = (terms.clone(), next);
-                    let lease = Lease { terms, state, since: line.at, until: line.at };
+                if let Some((terms, since)) = entry.ordered(line.at) {
+                    let terms = terms.clone();
+                    let lease = Lease { terms, state: next, since, until: line.at };
                     self.leases.insert(label.clone(), lease);
                 } else if let Some(lease) = self.leases.get_mut(label) {
                     // What only confirms that it is gone doesn't make it last longer.
@@ -126,6 +126,7 @@ impl Books {
                         Entry::Priced(price) => lease.terms.price = *price,
                         Entry::Login(login) => lease.terms.login = Some(login.clone()),
                         Entry::Ordered(_)
+                        | Entry::Doubled { .. }
                         | Entry::Rented(_)
                         | Entry::Listed(_)
                         | Entry::Refused

@@ -6,7 +6,8 @@
 //!                      └────releasing─────────────────────▶┘◀──listed──┘
 //! ```
 //!
-//! What is over and is listed after all is released once more.
+//! What is over and is listed after all is released once more. What is listed beside a lease's own
+//! instance, though it was ordered once, is a lease of its own, which begins with being released.
 //!
 //! There is no failed state: a lease is over when it is gone from the marketplace's listing, and a
 //! later one shows the same. It is owed until then, though it costs nothing from the first on.
@@ -73,6 +74,15 @@ impl Terms {
 pub enum Entry {
     /// We are about to rent.
     Ordered(Terms),
+    /// Another lease's order was carried out twice, and this is what came of it besides.
+    Doubled {
+        /// What was ordered.
+        terms: Terms,
+        /// The instance.
+        id: InstanceId,
+        /// When it was ordered: billing may have begun then.
+        since: Timestamp,
+    },
     /// The marketplace gave us this instance.
     Rented(InstanceId),
     /// It is billed at this price, which is more than was agreed to.
@@ -89,6 +99,24 @@ pub enum Entry {
     Gone,
     /// It is gone from the listing.
     Released,
+}
+
+impl Entry {
+    /// What was ordered and when, if a lease begins with this entry, which is made at `at`.
+    pub(super) const fn ordered(&self, at: Timestamp) -> Option<(&Terms, Timestamp)> {
+        match self {
+            Self::Ordered(terms) => Some((terms, at)),
+            Self::Doubled { terms, since, .. } => Some((terms, *since)),
+            Self::Rented(_)
+            | Self::Priced(_)
+            | Self::Listed(_)
+            | Self::Login(_)
+            | Self::Refused
+            | Self::Releasing
+            | Self::Gone
+            | Self::Released => None,
+        }
+    }
 }
 
 /// Where a lease stands.
@@ -124,6 +152,7 @@ impl LeaseState {
     pub fn next(&self, entry: &Entry) -> Result<Self, IllegalEntry> {
         match (self, entry) {
             (Self::Absent, Entry::Ordered(_)) => Ok(Self::Ordered),
+            (Self::Absent, Entry::Doubled { id, .. }) => Ok(Self::Releasing(Some(id.clone()))),
             (Self::Ordered, Entry::Rented(id)) | (Self::Held(_), Entry::Listed(id)) => {
                 Ok(Self::Held(id.clone()))
             }
@@ -227,6 +256,19 @@ mod tests {
         let listed = gone.next(&Entry::Listed(new.clone())).expect("it has come back");
         assert_eq!((listed.costs(), listed), (true, LeaseState::Releasing(Some(new))));
         assert_eq!(gone.next(&Entry::Released), Ok(LeaseState::Released));
+    }
+
+    #[test]
+    fn what_is_listed_beside_a_leases_own_instance_is_owed_since_that_was_ordered() {
+        let id = InstanceId("twin".into());
+        let (since, at) = (Timestamp::UNIX_EPOCH, Timestamp::MAX);
+        let doubled = Entry::Doubled { terms: terms(), id: id.clone(), since };
+        let state = LeaseState::Absent.next(&doubled).expect("nobody ordered it");
+        assert_eq!(state, LeaseState::Releasing(Some(id)));
+        assert!(state.costs() && state.next(&doubled).is_err());
+        assert_eq!(doubled.ordered(at), Some((&terms(), since)));
+        assert_eq!(Entry::Ordered(terms()).ordered(at), Some((&terms(), at)));
+        assert_eq!(Entry::Releasing.ordered(at), None);
     }
 
     #[test]

@@ -65,6 +65,7 @@ impl Reporter for Plain {
             | Event::Stopping { .. }
             | Event::Settling { .. }
             | Event::Released { .. }
+            | Event::Stray { .. }
             | Event::StillOwed { .. }
             | Event::LeftBehind { .. }
             | Event::GuardReplaced
@@ -122,6 +123,9 @@ pub(super) fn lines(event: &Event) -> Vec<String> {
             vec![format!("giving back {}", words::plural(u64::from(*instances), "instance"))]
         }
         Event::Released { label, cost } => vec![format!("released {label}: {cost}")],
+        Event::Stray { label, id } => {
+            vec![format!("{id} is listed as {label}, and nobody asked for it: giving it back")]
+        }
         Event::StillOwed { label, reason } => {
             vec![format!("{label} could not be given back yet: {reason}")]
         }

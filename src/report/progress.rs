@@ -119,6 +119,7 @@ impl Reporter for Bars {
             | Event::Reconnecting { .. }
             | Event::Stopping { .. }
             | Event::Released { .. }
+            | Event::Stray { .. }
             | Event::StillOwed { .. }
             | Event::LeftBehind { .. }
             | Event::GuardReplaced

@@ -1,14 +1,22 @@
 //! What marketplaces say of machines that are at work: what they cost, and whether they are on their
 //! way out. A link that lives says neither; but it does say that a machine is there, whatever a
-//! listing leaves out.
+//! listing leaves out. And what they say of machines that nobody asked for.
 
-use crate::{ready::NotReady, shards::WorkerId};
+use crate::{
+    leases::{Stray, strays},
+    ledger::Books,
+    ready::NotReady,
+    shards::WorkerId,
+};
 use providers::{Instance, InstanceId, InstanceState, Label, Marketplace, UsdPerHour};
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
 /// How often a marketplace is asked about what is rented there.
 const EVERY: Duration = Duration::from_mins(1);
+
+/// How soon after an order, which may have been carried out twice.
+const SOON: Duration = Duration::from_secs(10);
 
 /// How long it is waited for. A listing that fails or takes longer says nothing.
 const PATIENCE: Duration = Duration::from_secs(45);
@@ -20,18 +28,23 @@ pub(super) struct Lookout(Instant);
 impl Default for Lookout {
     /// The first look is as far away as the others: until a machine works it is looked at anyway.
     fn default() -> Self {
-        Self(Instant::now())
+        Self(Instant::now() + EVERY)
     }
 }
 
 impl Lookout {
     /// Whether it is time, which it is then not for a while.
     pub(super) fn is_due(&mut self) -> bool {
-        let is_due = EVERY <= self.0.elapsed();
+        let is_due = self.0 <= Instant::now();
         if is_due {
-            self.0 = Instant::now();
+            self.0 = Instant::now() + EVERY;
         }
         is_due
+    }
+
+    /// An order was answered.
+    pub(super) fn look_soon(&mut self) {
+        self.0 = self.0.min(Instant::now() + SOON);
     }
 }
 
@@ -41,6 +54,15 @@ pub(super) struct Watched {
     pub(super) worker: WorkerId,
     pub(super) label: Label,
     pub(super) id: Option<InstanceId>,
+}
+
+/// What a listing says.
+#[derive(Debug, Default)]
+pub(super) struct Sights {
+    /// Of each machine.
+    pub(super) machines: Vec<Sight>,
+    /// Of what nobody asked for.
+    pub(super) strays: Vec<Stray>,
 }
 
 /// What a listing says of a machine.
@@ -53,20 +75,24 @@ pub(super) struct Sight {
     pub(super) lost: Option<NotReady>,
 }
 
-/// Asks once about all machines at a marketplace. Nothing where it fails.
-pub(super) async fn look(market: &dyn Marketplace, watched: &[Watched]) -> Vec<Sight> {
+/// Asks once about all machines at a marketplace, and what else there is of what `books` know. Nothing
+/// where it fails.
+pub(super) async fn look(market: &dyn Marketplace, watched: &[Watched], books: &Books) -> Sights {
     match timeout(PATIENCE, market.instances()).await {
-        Ok(Ok(listed)) => watched.iter().map(|machine| see(machine, &listed)).collect(),
-        Ok(Err(_)) | Err(_) => Vec::new(),
+        Ok(Ok(listed)) => Sights {
+            machines: watched.iter().map(|machine| see(machine, &listed)).collect(),
+            strays: strays(books, market.capabilities().name, &listed),
+        },
+        Ok(Err(_)) | Err(_) => Sights::default(),
     }
 }
 
 /// What a whole listing says of a machine.
 fn see(machine: &Watched, listed: &[Instance]) -> Sight {
-    let ours = |found: &&Instance| {
-        machine.id.as_ref() == Some(&found.id) || found.label.as_ref() == Some(&machine.label)
-    };
-    let found = listed.iter().find(ours);
+    let own = |found: &&Instance| machine.id.as_ref() == Some(&found.id);
+    let named = |found: &&Instance| found.label.as_ref() == Some(&machine.label);
+    // Another may have the same label; by that it is known if its id was changed.
+    let found = listed.iter().find(own).or_else(|| listed.iter().find(named));
     let lost = match found.map(|found| &found.state) {
         None
         | Some(InstanceState::Running(_) | InstanceState::Pending | InstanceState::Unknown(_)) => {
@@ -102,8 +128,9 @@ mod tests {
     }
 
     async fn seen(world: &World, machine: &Watched) -> String {
-        let sights = look(world, std::slice::from_ref(machine)).await;
-        let told = sights.iter().map(|sight| format!("{:?} {:?}", sight.price, sight.lost));
+        let sights = look(world, std::slice::from_ref(machine), &Books::default()).await;
+        let told =
+            sights.machines.iter().map(|sight| format!("{:?} {:?}", sight.price, sight.lost));
         told.collect::<Vec<_>>().concat()
     }
 
@@ -116,6 +143,26 @@ mod tests {
             asked += u32::from(lookout.is_due());
         }
         assert_eq!(asked, 5);
+        lookout.look_soon();
+        advance(SOON).await;
+        assert!(lookout.is_due(), "an order was answered");
+        advance(EVERY - SOON).await;
+        lookout.look_soon();
+        advance(SOON).await;
+        assert!(lookout.is_due(), "it is no later for that");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_machine_is_told_from_its_twin_by_its_id() {
+        let (world, machine) = rented().await;
+        let mut offer = world.offers(&Need::default()).await.unwrap().remove(0);
+        offer.price = UsdPerHour(7);
+        world.rent(&Order::new(offer, machine.label.clone(), "key")).await.unwrap();
+        let mut listed = world.instances().await.unwrap();
+        for _ in 0..2 {
+            assert_eq!(see(&machine, &listed).price, Some(UsdPerHour(310_000)), "{listed:?}");
+            listed.reverse();
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -17,7 +17,7 @@ mod watching;
 use super::{
     Setting,
     guard::Guard,
-    lookout::{Lookout, Sight},
+    lookout::{Lookout, Sights},
     meter::{Meter, Stopwatch},
     purse::{self, DRAIN_LIMIT},
     slot::{Held, Slot},
@@ -171,7 +171,7 @@ pub(super) struct Runner<'a> {
     reviewed: Option<Instant>,
     /// When marketplaces are asked about what works, and what they say.
     lookout: Lookout,
-    sights: Pipe<Vec<Sight>>,
+    sights: Pipe<Sights>,
     /// Machines and offers that are taken or have failed.
     avoid: BTreeSet<String>,
     /// Marketplaces that take no orders: they reject the key, or want money first.

@@ -150,6 +150,7 @@ impl Follower {
             Event::RunStarted { .. }
             | Event::Stopping { .. }
             | Event::Released { .. }
+            | Event::Stray { .. }
             | Event::StillOwed { .. }
             | Event::LeftBehind { .. }
             | Event::GuardReplaced

@@ -125,6 +125,7 @@ impl<W: Write> Pen<W> {
                 self.line(at, &event, LIMIT / 2);
             }
             Event::StillOwed { .. }
+            | Event::Stray { .. }
             | Event::LeftBehind { .. }
             | Event::GuardReplaced
             | Event::Unguarded { .. }

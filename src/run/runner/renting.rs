@@ -233,7 +233,10 @@ impl Runner<'_> {
     /// What became of an order, or of a release.
     pub(super) fn learn(&mut self, news: News) -> Result<(), Why> {
         let (label, answer) = match news {
-            News::Rented(label, answer) => (label, answer),
+            News::Rented(label, answer) => {
+                self.lookout.look_soon();
+                (label, answer)
+            }
             News::Kept(_, error) => return Err(error.into()),
             News::Released(label) => {
                 let waits = |slot: &Slot| match &slot.stand {

@@ -4,7 +4,7 @@ use super::Runner;
 use crate::{
     leases::describe,
     run::{
-        lookout::{Sight, Watched, look},
+        lookout::{Sight, Sights, Watched, look},
         purse,
         slot::Slot,
         why::Why,
@@ -15,13 +15,15 @@ use providers::UsdPerHour;
 use std::collections::BTreeMap;
 
 impl Runner<'_> {
-    /// Asks the marketplaces about the machines that are held there, when it is time: one listing for
-    /// all machines of one.
+    /// Asks the marketplaces that anything was ever ordered from about what there is, when it is time:
+    /// one listing for all machines of one.
     pub(super) fn look_out(&mut self) {
         if !self.lookout.is_due() {
             return;
         }
-        let mut at_each: BTreeMap<String, Vec<Watched>> = BTreeMap::new();
+        let ordered = self.leases.books().leases();
+        let mut at_each: BTreeMap<String, Vec<Watched>> =
+            ordered.map(|(_, lease)| (lease.terms.provider.clone(), Vec::new())).collect();
         for held in self.slots.iter().filter_map(Slot::held) {
             let Some(lease) = self.leases.books().lease(&held.label) else { continue };
             let provider = &lease.terms.provider;
@@ -31,16 +33,19 @@ impl Runner<'_> {
         }
         for (name, watched) in at_each {
             let Some(market) = self.tools.setting.markets.get(&name).cloned() else { continue };
-            let sights = self.sights.0.clone();
+            let (sights, books) = (self.sights.0.clone(), self.leases.books().clone());
             tokio::spawn(async move {
-                drop(sights.send(look(&*market, &watched).await).await);
+                drop(sights.send(look(&*market, &watched, &books).await).await);
             });
         }
     }
 
     /// Draws the conclusions.
-    pub(super) fn see(&mut self, sights: Vec<Sight>) -> Result<(), Why> {
-        for Sight { worker, price, lost } in sights {
+    pub(super) fn see(&mut self, sights: Sights) -> Result<(), Why> {
+        for stray in &sights.strays {
+            self.leases.give_back(stray)?;
+        }
+        for Sight { worker, price, lost } in sights.machines {
             let is_it = |slot: &Slot| slot.held().is_some_and(|held| held.worker == worker);
             // It may have been given up since.
             let Some(at) = self.slots.iter().position(is_it) else { continue };

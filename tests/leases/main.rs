@@ -1,25 +1,24 @@
 //! Renting and giving back against a marketplace that fails on purpose: what is owed is never
 //! forgotten, and nothing is rented twice. Time is the runtime's own, and passes at once.
 
+mod accounts;
+mod disks;
+mod strays;
+
 use piecework::{
     clock,
     event::Events,
     label::RunId,
-    leases::{Leases, Markets, News, describe, end_owed, end_stray},
+    leases::{Leases, Markets, News, describe, end_owed},
     ledger::{LeaseState, Ledger, Terms},
     ready::{NotReady, Seen, Waiting},
 };
 use providers::{
-    Capabilities, ErrorKind, Host, Instance, InstanceId, InstanceState, Label, Leftover,
-    LeftoverKind, Marketplace, Need, Offer, Order, Usd, UsdPerHour,
+    Capabilities, ErrorKind, Instance, InstanceId, InstanceState, Label, Marketplace, Need, Offer,
+    Order, Usd, UsdPerHour,
     testkit::{Fault, Pace, World},
 };
-use std::{
-    cell::Cell,
-    path::Path,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{cell::Cell, path::Path, sync::Arc, time::Duration};
 use tempfile::TempDir;
 use tokio::time::Instant;
 
@@ -118,6 +117,13 @@ fn take_up(market: &Arc<dyn Marketplace>, folder: &Path) -> Leases {
     Leases::new(Markets::new([Arc::clone(market)]), ledger, Events::unheard())
 }
 
+/// A marketplace, looked at with this key.
+fn logged_in(lag: Duration, login: &str) -> Arc<World> {
+    let world = World::with_lag(lag);
+    world.log_in(login);
+    Arc::new(world)
+}
+
 /// A marketplace on which these calls go wrong, one after the other, once one has gone well.
 fn after_renting(faults: impl IntoIterator<Item = Fault>) -> World {
     let calm = World::default().strike(0, Fault::None);
@@ -177,17 +183,6 @@ async fn one_that_is_listed_under_another_id_is_given_back_by_that_one_too() {
     let news = bench.leases.news().await.unwrap().unwrap();
     assert!(matches!(news, News::Released(_)), "{news:?}");
     assert_eq!(bench.world.billed(), 0, "it is taken for gone, and billed");
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_order_that_is_carried_out_twice_is_given_back_twice() {
-    let mut bench = Bench::new(World::default());
-    bench.rented().await;
-    let offer = World::default().offers(&Need::default()).await.unwrap().remove(0);
-    bench.world.rent(&Order::new(offer, bench.label.clone(), KEY)).await.unwrap();
-    assert_eq!(bench.world.billed(), 2);
-    bench.released().await;
-    assert_eq!(bench.world.billed(), 0);
 }
 
 /// A marketplace that rents, and says no name of it.
@@ -384,50 +379,6 @@ async fn what_is_on_its_way_out_is_not_taken_over() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_order_that_is_carried_out_later_than_any_listing_is_ended_all_the_same() {
-    let lag = Duration::from_mins(1);
-    let world = World::with_lag(lag);
-    // Listed later than it admits to.
-    world.go_at(Pace { answer: Duration::ZERO, listed: lag * 2 });
-    let mut bench = Bench::new(world.strike(0, Fault::LoseReply));
-    let news = bench.order().await;
-    assert!(matches!(news, News::Rented(_, Err(_))), "{news:?}");
-    assert_eq!((bench.state(), bench.world.billed()), (&LeaseState::Released, 1));
-    tokio::time::advance(lag * 2).await;
-    let calls = bench.world.calls();
-    bench.leases.settle().await.unwrap();
-    assert_eq!((bench.state(), bench.world.billed()), (&LeaseState::Released, 0));
-    assert_eq!(bench.world.calls() - calls, 5, "it is seen, found, ended, gone and still gone");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_last_look_costs_one_listing_and_one_that_fails_takes_nothing_back() {
-    for fault in [Fault::None, DOWN] {
-        let mut bench = Bench::new(World::default());
-        bench.rented().await;
-        bench.released().await;
-        let calls = bench.world.calls();
-        bench.world.strike_next(fault);
-        bench.leases.settle().await.unwrap();
-        assert_eq!((bench.world.calls() - calls, bench.leases.books().owed().count()), (1, 0));
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn whoever_asks_only_once_takes_a_last_look_too() {
-    let lag = Duration::from_mins(1);
-    let world = World::with_lag(lag);
-    world.go_at(Pace { answer: Duration::ZERO, listed: lag * 2 });
-    let mut bench = Bench::new(world.strike(0, Fault::LoseReply));
-    bench.order().await;
-    tokio::time::advance(lag * 2).await;
-    assert_eq!((bench.leases.books().owed().count(), bench.world.billed()), (0, 1));
-    let errors = bench.leases.settle_once().await;
-    assert!(errors.is_empty(), "{errors:?}");
-    assert_eq!((bench.state(), bench.world.billed()), (&LeaseState::Released, 0));
-}
-
-#[tokio::test(start_paused = true)]
 async fn what_is_over_or_on_its_way_is_not_asked_for_again() {
     let mut bench = Bench::new(World::default());
     bench.rented().await;
@@ -452,39 +403,6 @@ async fn a_try_that_fails_like_the_one_before_is_not_written_down() {
         written.push(std::fs::read_to_string(bench.folder.path().join("ledger")).unwrap());
     }
     assert!(written[0] == written[1] && written[0] == written[2], "{written:?}");
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_a_person_says_is_gone_is_forgotten_unless_it_is_listed() {
-    let lag = Duration::from_mins(1);
-    let world = logged_in(lag, "one");
-    let mut bench = Bench::with(Arc::clone(&world) as Arc<dyn Marketplace>);
-    bench.rented().await;
-    let error = bench.leases.forget(&bench.label).await.expect_err("it is listed by then");
-    assert_eq!(error.to_string(), "instance-1 is still listed");
-    world.strike_next(DOWN);
-    bench.leases.forget(&bench.label).await.expect_err("it may be listed");
-    assert_eq!((bench.leases.books().owed().count(), world.billed()), (1, 1));
-
-    let mut bench = bench.restarted_at(&logged_in(lag, "other"));
-    bench.leases.forget(&bench.label).await.unwrap();
-    assert_eq!((bench.state(), world.billed()), (&LeaseState::Released, 1));
-    // Nothing is to be forgotten of what is over.
-    bench.leases.forget(&bench.label).await.unwrap();
-}
-
-#[tokio::test(start_paused = true)]
-async fn without_a_key_a_persons_word_is_all_there_is() {
-    let mut bench = Bench::new(World::default());
-    bench.rented().await;
-    let Bench { leases, label, folder, .. } = bench;
-    drop(leases);
-    let ledger = Ledger::open(&folder.path().join("ledger"), &run()).unwrap();
-    let mut leases = Leases::new(Markets::default(), ledger, Events::unheard());
-    let error = leases.release(&label).expect_err("nobody can be asked");
-    assert_eq!(error.to_string(), "world can't be asked: log in with `piecework login world`");
-    leases.forget(&label).await.unwrap();
-    assert_eq!(leases.books().owed().count(), 0);
 }
 
 thread_local! {
@@ -517,186 +435,6 @@ async fn leases_whose_ledger_nobody_would_find_say_so() {
     bench.leases.check().unwrap();
     std::fs::remove_file(bench.folder.path().join("ledger")).unwrap();
     bench.leases.check().expect_err("it is gone");
-}
-
-/// A marketplace, looked at with this key.
-fn logged_in(lag: Duration, login: &str) -> Arc<World> {
-    let world = World::with_lag(lag);
-    world.log_in(login);
-    Arc::new(world)
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_listing_of_another_account_proves_nothing_gone() {
-    let lag = Duration::from_mins(1);
-    // What was rented, and what may have been.
-    for lost in [false, true] {
-        let (one, other) = (logged_in(lag, "one"), logged_in(lag, "other"));
-        let mut bench = Bench::with(Arc::clone(&one) as Arc<dyn Marketplace>);
-        if lost {
-            one.strike_next(Fault::LoseReply);
-            (0..20).for_each(|_| one.strike_next(DOWN));
-        }
-        bench.order().await;
-        let mut bench = bench.restarted_at(&other);
-        let adopted = bench.leases.adopt(&bench.label).await.expect_err("it is elsewhere");
-        let said = "`piecework-1` was rented at world with another key, so this one can't show \
-                    whether it is gone: log in with that key, or look at the marketplace's \
-                    console and then say `piecework cleanup --forget piecework-1`";
-        assert_eq!(adopted.to_string(), said);
-        let settling = tokio::time::timeout(Duration::from_hours(24), bench.leases.settle());
-        let settled = settling.await.expect("it has an end").expect_err("it is owed");
-        assert_eq!(settled.to_string(), said);
-        assert_eq!((bench.leases.books().owed().count(), one.billed()), (1, 1), "lost: {lost}");
-
-        one.calm();
-        let mut bench = bench.restarted_at(&one);
-        bench.released().await;
-        assert_eq!((bench.leases.books().owed().count(), one.billed()), (0, 0), "lost: {lost}");
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn another_key_of_the_same_account_is_as_good_once_it_has_shown_the_instance() {
-    for adopts in [false, true] {
-        let world = logged_in(Duration::from_mins(1), "one");
-        let mut bench = Bench::with(Arc::clone(&world) as Arc<dyn Marketplace>);
-        bench.rented().await;
-        world.log_in("new");
-        let mut bench = bench.restarted();
-        if adopts {
-            // The marketplace takes it back while it is at work.
-            assert!(bench.leases.adopt(&bench.label).await.unwrap().is_some());
-            world.reclaim(&bench.label);
-        } else {
-            // It doesn't go at once.
-            world.strike_next(Fault::None);
-            world.strike_next(Fault::None);
-            world.strike_next(Fault::Pretend);
-        }
-        bench.released().await;
-        assert_eq!(world.billed(), 0);
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_listing_that_another_key_could_not_get_is_asked_for_again() {
-    let world = logged_in(Duration::ZERO, "one");
-    let mut bench = Bench::with(Arc::clone(&world) as Arc<dyn Marketplace>);
-    bench.rented().await;
-    world.log_in("new");
-    (0..5).for_each(|_| world.strike_next(DOWN));
-    let mut bench = bench.restarted();
-    bench.released().await;
-    assert_eq!(world.billed(), 0);
-}
-
-/// A marketplace where disks have a life of their own.
-#[derive(Debug)]
-struct WithDisks {
-    name: &'static str,
-    host: Host,
-    world: World,
-    disks: Mutex<Vec<Leftover>>,
-}
-
-impl WithDisks {
-    /// With disks of these instances.
-    fn new(name: &'static str, host: Host, labels: &[&str]) -> Arc<Self> {
-        let disk = |label: &&str| Leftover {
-            kind: LeftoverKind::Disk,
-            id: (*label).into(),
-            name: format!("piecework-{label}"),
-            price: None,
-        };
-        let disks = Mutex::new(labels.iter().map(disk).collect());
-        Arc::new(Self { name, host, world: World::default(), disks })
-    }
-
-    /// Rents under this label.
-    async fn rented(&self, label: &str) -> Instance {
-        let offer = self.offers(&Need::default()).await.unwrap().remove(0);
-        self.rent(&Order::new(offer, Label(label.into()), KEY)).await.unwrap()
-    }
-
-    /// Whose disks are left.
-    fn left(&self) -> Vec<String> {
-        self.disks.lock().unwrap().iter().map(|disk| disk.id.clone()).collect()
-    }
-}
-
-#[async_trait::async_trait]
-impl Marketplace for WithDisks {
-    fn capabilities(&self) -> Capabilities {
-        Capabilities { name: self.name, host: self.host, ..self.world.capabilities() }
-    }
-
-    async fn offers(&self, need: &Need) -> providers::Result<Vec<Offer>> {
-        self.world.offers(need).await
-    }
-
-    async fn rent(&self, order: &Order) -> providers::Result<Instance> {
-        self.world.rent(order).await
-    }
-
-    async fn instances(&self) -> providers::Result<Vec<Instance>> {
-        self.world.instances().await
-    }
-
-    async fn release(&self, id: &InstanceId) -> providers::Result<()> {
-        self.world.release(id).await
-    }
-
-    async fn disks(&self) -> providers::Result<Vec<Leftover>> {
-        Ok(self.disks.lock().unwrap().clone())
-    }
-
-    async fn remove(&self, leftover: &Leftover) -> providers::Result<()> {
-        self.disks.lock().unwrap().retain(|disk| disk != leftover);
-        Ok(())
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn its_disk_goes_with_an_instance_at_once_and_no_other() {
-    let market = WithDisks::new("disks", Host::Vm, &["piecework-1", "piecework-2"]);
-    let mut bench = Bench::with(Arc::clone(&market) as Arc<dyn Marketplace>);
-    bench.rented().await;
-    let began = Instant::now();
-    bench.released().await;
-    assert_eq!((market.left(), began.elapsed()), (vec!["piecework-2".into()], Duration::ZERO));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_stray_is_over_once_it_and_its_disk_are_gone_whatever_else_is_listed() {
-    let market = WithDisks::new("disks", Host::Vm, &["stray", "other"]);
-    let (stray, _other) = (market.rented("stray").await, market.rented("other").await);
-    // It says that it has ended it, hasn't, and lists nothing for a moment.
-    market.world.strike_next(Fault::Pretend);
-    market.world.strike_next(Fault::Hide);
-    let error = end_stray(&*market, &stray).await.expect_err("it is listed");
-    assert_eq!(error.to_string(), "instance-1 is still listed");
-    assert_eq!((market.world.billed(), market.left().len()), (2, 2));
-    end_stray(&*market, &stray).await.unwrap();
-    assert_eq!(market.world.labels(), [Label("other".into())]);
-    assert_eq!(market.left(), ["other"]);
-}
-
-#[test]
-fn marketplaces_are_chosen_by_name_and_nothing_is_rented_of_this_computer() {
-    let markets = [("here", Host::ThisComputer), ("b", Host::Vm), ("a", Host::Container)];
-    let markets = markets.map(|(name, host)| WithDisks::new(name, host, &[]));
-    let markets = Markets::new(markets.map(|market| market as Arc<dyn Marketplace>));
-    let names = |markets: &Markets| {
-        let pairs = markets.iter().map(|(name, market)| (name, market.capabilities().name));
-        pairs.map(|(name, own)| (name == own).then_some(name)).collect::<Option<Vec<_>>>()
-    };
-    assert_eq!(names(&markets).unwrap(), ["a", "b", "here"]);
-    assert_eq!(names(&markets.rented()).unwrap(), ["a", "b"]);
-    let wanted = ["here".into(), "a".into()];
-    assert_eq!(names(&markets.only(&wanted).unwrap()).unwrap(), ["a", "here"]);
-    let unknown = ["a".into(), "c".into()];
-    assert_eq!(markets.only(&unknown).unwrap_err(), "c");
 }
 
 #[test]
