@@ -126,6 +126,11 @@ pub enum Event {
         /// What happened.
         reason: String,
     },
+    /// An instance was past its time, in the hands of a program that doesn't end it, and is ended.
+    EndedOverdue {
+        /// Our name for it.
+        label: Label,
+    },
     /// Instances and their disks are gone, and the run's public key could not be taken off the
     /// account. It costs nothing.
     LeftBehind {

@@ -108,7 +108,12 @@ async fn guard(folder: PathBuf, grace: Option<u64>) -> Result<Exit, CommandError
     let grace = grace.map_or(GRACE, Duration::from_secs);
     let (sender, receiver) = unbounded_channel();
     let telling = tokio::spawn(tell(Style::Human, receiver));
-    let stood = stand(&RunFolder::at(folder), &markets, grace, &Events::to(sender)).await;
+    let (folder, events) = (RunFolder::at(folder), Events::to(sender));
+    let stood = match home.owner() {
+        Ok(owner) => stand(&folder, &owner, &markets, grace, &events).await,
+        Err(error) => Err(std::io::Error::other(error)),
+    };
+    drop(events);
     // A reporter that crashed has nothing to add.
     drop(telling.await);
     stood.map(|()| Exit::Done).map_err(|error| CommandError::new(Exit::MayBeBilled, error))

@@ -66,6 +66,7 @@ impl Reporter for Plain {
             | Event::Settling { .. }
             | Event::Released { .. }
             | Event::Stray { .. }
+            | Event::EndedOverdue { .. }
             | Event::StillOwed { .. }
             | Event::LeftBehind { .. }
             | Event::GuardReplaced
@@ -129,6 +130,9 @@ pub(super) fn lines(event: &Event) -> Vec<String> {
         Event::StillOwed { label, reason } => {
             vec![format!("{label} could not be given back yet: {reason}")]
         }
+        Event::EndedOverdue { label } => vec![format!(
+            "ended {label}: it was past its time, and its program doesn't give it back"
+        )],
         Event::LeftBehind { reason } => vec![format!(
             "the run's key may be left on the account, where it costs nothing; `piecework cleanup` \
              tries again: {reason}"

@@ -120,6 +120,7 @@ impl Reporter for Bars {
             | Event::Stopping { .. }
             | Event::Released { .. }
             | Event::Stray { .. }
+            | Event::EndedOverdue { .. }
             | Event::StillOwed { .. }
             | Event::LeftBehind { .. }
             | Event::GuardReplaced

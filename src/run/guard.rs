@@ -6,10 +6,11 @@
 //! It ends when nothing is owed any more, or what is owed can't be shown with its keys, which come
 //! from where the program's come from. What a program keeps past its time, it ends under its hands.
 
-use super::{RunFolder, sweep};
+use super::{RunFolder, labelled::end_labelled, sweep};
 use crate::{
     clock,
     event::{Event, Events},
+    label::Owner,
     leases::{LeaseError, Leases, Markets, describe, end_owed},
     ledger::{Books, FileError, LedgerError, Watched},
 };
@@ -172,6 +173,7 @@ fn stands(folder: &RunFolder) -> bool {
 /// key, or more luck, can do it meanwhile.
 pub async fn stand(
     folder: &RunFolder,
+    owner: &Owner,
     markets: &Markets,
     grace: Duration,
     events: &Events,
@@ -210,8 +212,14 @@ pub async fn stand(
                 pause = (pause * 2).min(PAUSES.1);
                 continue;
             }
-            // One that is damaged may owe anything; `cleanup` goes by the labels.
-            Err(error) => return Err(io::Error::other(error)),
+            // One that is damaged may owe anything that has the run's label.
+            Err(error) => {
+                if is_left_alone(&ledger, grace).await {
+                    end_by_label(folder, owner, markets, events).await?;
+                    return Err(io::Error::other(error));
+                }
+                continue;
+            }
         };
         let Some(holder) = books.holder() else { return Ok(()) };
         if books.owed().next().is_none() {
@@ -280,13 +288,32 @@ async fn look_later(ledger: &Watched, books: &Books, markets: &Markets, events: 
 async fn end_overdue(books: &Books, markets: &Markets, now: Timestamp, events: &Events) {
     for (label, lease) in books.owed().filter(|(_, lease)| lease.is_overdue(now)) {
         let Some(market) = markets.get(&lease.terms.provider) else { continue };
-        let reason = match end_owed(&**market, label, lease).await {
-            Ok(0) => continue,
-            Ok(_) => "its program has it past its time and doesn't end it, so its guard has".into(),
-            Err(error) => describe(&error),
-        };
-        events.send(Event::StillOwed { label: label.clone(), reason });
+        let label = label.clone();
+        match end_owed(&**market, &label, lease).await {
+            Ok(0) => {}
+            Ok(_) => events.send(Event::EndedOverdue { label }),
+            Err(error) => {
+                events.send(Event::StillOwed { label, reason: describe(&error) });
+            }
+        }
     }
+}
+
+/// Ends what a run has rented, wherever its plan lets it or can't say.
+async fn end_by_label(
+    folder: &RunFolder,
+    owner: &Owner,
+    markets: &Markets,
+    events: &Events,
+) -> io::Result<()> {
+    let name = folder.path().file_name().unwrap_or_default().to_string_lossy();
+    let run = name.parse().map_err(io::Error::other)?;
+    let known = |name: &&String| markets.get(name).is_some();
+    let meant = folder.plan().map(|plan| plan.search.providers).unwrap_or_default();
+    let meant: Vec<_> = meant.iter().filter(known).cloned().collect();
+    let chosen = markets.only(&meant).ok().filter(|_| !meant.is_empty());
+    let chosen = chosen.unwrap_or_else(|| markets.clone());
+    end_labelled(&run, owner, &chosen, events).await.map_err(io::Error::other)
 }
 
 /// Whether nobody takes the run up for as long as `grace`.

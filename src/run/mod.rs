@@ -7,6 +7,7 @@
 mod exchange;
 mod folder;
 mod guard;
+mod labelled;
 mod lookout;
 mod meter;
 mod owner;

@@ -151,6 +151,7 @@ impl Follower {
             | Event::Stopping { .. }
             | Event::Released { .. }
             | Event::Stray { .. }
+            | Event::EndedOverdue { .. }
             | Event::StillOwed { .. }
             | Event::LeftBehind { .. }
             | Event::GuardReplaced

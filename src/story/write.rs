@@ -126,6 +126,7 @@ impl<W: Write> Pen<W> {
             }
             Event::StillOwed { .. }
             | Event::Stray { .. }
+            | Event::EndedOverdue { .. }
             | Event::LeftBehind { .. }
             | Event::GuardReplaced
             | Event::Unguarded { .. }

@@ -7,6 +7,7 @@ use crate::{
 };
 use std::{
     fs,
+    io::Write,
     path::Path,
     process::{Child, Command, Stdio},
 };
@@ -93,6 +94,29 @@ fn a_ledger_that_is_taken_away_ends_the_run_and_nothing_more_is_rented() {
         assert_eq!((&world["billed"], rentals), (&0.into(), Some(1)), "{said}");
         ends(&guard);
     }
+}
+
+#[test]
+fn what_a_damaged_ledger_owes_is_given_back_by_the_guard_too() {
+    let Some(cloud) = Cloud::start("a damaged ledger under a guard") else { return };
+    let user = User::new();
+    let mut command = cloud.run(&user, "lambda", 600, &[]);
+    command.env("PIECEWORK_GUARD_GRACE", "1");
+    let mut program = running(&cloud, &mut command, "lambda");
+    let guard = guard_of(&user);
+    signal(&program.id().to_string(), "STOP");
+    let ledger = user.only_run().join("ledger");
+    let mut bytes = fs::read(&ledger).expect("there is one");
+    bytes[20] ^= 1;
+    // In place: the guard has it open.
+    let mut file = fs::OpenOptions::new().write(true).open(&ledger).expect("it is ours");
+    file.write_all(&bytes).expect("it can be damaged");
+    program.kill().expect("it is ours");
+    program.wait().expect("it is over");
+    cloud.wait_until_nothing_is_billed("lambda");
+    ends(&guard);
+    let log = fs::read_to_string(user.only_run().join("guard.log")).expect("there is one");
+    assert!(log.contains("error: line 1 of the ledger"), "{log}");
 }
 
 #[test]
