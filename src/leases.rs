@@ -16,7 +16,9 @@ use crate::{
 use giving_back::{Giving, Tries, find, recognise};
 use jiff::Timestamp;
 use placing::{Placed, place};
-use providers::{ErrorKind, Instance, InstanceId, Label, Leftover, Marketplace, Order, UsdPerHour};
+use providers::{
+    ErrorKind, Instance, InstanceId, Label, Leftover, Marketplace, Order, Usd, UsdPerHour,
+};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
@@ -154,6 +156,17 @@ impl Leases {
     /// Notes that an instance is billed at more than was agreed to, so that its cost is right.
     pub fn priced(&mut self, label: &Label, price: UsdPerHour) -> Result<(), LeaseError> {
         Ok(self.ledger.record(label, Entry::Priced(price))?)
+    }
+
+    /// Has an instance be over sooner than was agreed to with its order, at `worst` in all. It is told
+    /// so by whoever talks to it.
+    pub fn shorten(
+        &mut self,
+        label: &Label,
+        expires: Timestamp,
+        worst: Usd,
+    ) -> Result<(), LeaseError> {
+        Ok(self.ledger.record(label, Entry::Shortened { expires, worst })?)
     }
 
     /// Begins to give back what is owed under `label`, which goes on until the listing says that

@@ -125,6 +125,9 @@ impl Books {
                     match entry {
                         Entry::Priced(price) => lease.terms.price = *price,
                         Entry::Login(login) => lease.terms.login = Some(login.clone()),
+                        Entry::Shortened { expires, worst } => {
+                            (lease.terms.expires, lease.terms.worst) = (*expires, *worst);
+                        }
                         Entry::Ordered(_)
                         | Entry::Doubled { .. }
                         | Entry::Rented(_)

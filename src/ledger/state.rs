@@ -87,6 +87,13 @@ pub enum Entry {
     Rented(InstanceId),
     /// It is billed at this price, which is more than was agreed to.
     Priced(UsdPerHour),
+    /// It is over sooner than was agreed to with its order, and comes to less.
+    Shortened {
+        /// When it is over in any case.
+        expires: Timestamp,
+        /// What it costs at most, if everything that ends it sooner fails.
+        worst: Usd,
+    },
     /// It is listed, under this id: another than was told, or though it was gone.
     Listed(InstanceId),
     /// It was seen with this key of now, whose fingerprint this is: it is on the same account.
@@ -109,6 +116,7 @@ impl Entry {
             Self::Doubled { terms, since, .. } => Some((terms, *since)),
             Self::Rented(_)
             | Self::Priced(_)
+            | Self::Shortened { .. }
             | Self::Listed(_)
             | Self::Login(_)
             | Self::Refused
@@ -157,6 +165,7 @@ impl LeaseState {
                 Ok(Self::Held(id.clone()))
             }
             (Self::Held(_) | Self::Releasing(_) | Self::Gone(_), Entry::Priced(_))
+            | (Self::Held(_), Entry::Shortened { .. })
             | (
                 Self::Ordered | Self::Held(_) | Self::Releasing(_) | Self::Gone(_),
                 Entry::Login(_),
@@ -226,6 +235,7 @@ mod tests {
                 Entry::Ordered(terms()),
                 Entry::Rented(id.clone()),
                 Entry::Priced(UsdPerHour(2)),
+                Entry::Shortened { expires: Timestamp::UNIX_EPOCH, worst: Usd(1) },
                 Entry::Login("1".into()),
                 Entry::Listed(id.clone()),
                 Entry::Refused,

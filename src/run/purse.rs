@@ -136,11 +136,32 @@ fn left_of(books: &Books, given_back: Option<&Label>, budget: Usd, now: Timestam
         if given_back == Some(label) {
             return spent(lease, clock::after(now, RELEASE));
         }
-        let spent = spent(lease, now);
-        // One that its own end has failed costs more than it should have come to.
-        if lease.state.costs() { spent.max(lease.terms.worst.0) } else { spent }
+        committed(lease, now)
     });
     Usd(budget.0.saturating_sub(committed.sum()))
+}
+
+/// What a lease counts as by `now`: what it may come to, while it isn't over.
+fn committed(lease: &Lease, now: Timestamp) -> u64 {
+    let spent = spent(lease, now);
+    // One that its own end has failed costs more than it should have come to.
+    if lease.state.costs() { spent.max(lease.terms.worst.0) } else { spent }
+}
+
+/// How long a machine of an earlier session may be kept from now on, where all of them together may
+/// come to more than `budget` says now. None where they don't.
+pub(super) fn stays(books: &Books, label: &Label, budget: Usd, now: Timestamp) -> Option<Duration> {
+    let lease = books.lease(label)?;
+    let all = books.leases().map(|(_, lease)| committed(lease, now)).sum::<u64>();
+    if all <= budget.0 {
+        return None;
+    }
+    let owed = books.owed().filter(|(_, lease)| lease.state.costs()).count().max(1) as u64;
+    let more = budget.0.saturating_sub(spent_by(books, now).0) / owed;
+    let terms = &lease.terms;
+    let money = Usd(spent(lease, now).saturating_add(more));
+    let whole = time_for(money, terms.price, terms.billing, terms.traffic);
+    Some(whole.saturating_sub(clock::between(lease.since, now)))
 }
 
 /// How long a machine may be kept for this money, with what its traffic may cost set aside.
@@ -267,6 +288,22 @@ mod tests {
         // And as what it has cost once that is more: a dollar, and the tolerance.
         with_lease(500_000, |books, now| {
             assert_eq!(left(books, Usd(10_000_000), now), Usd(8_980_000));
+        });
+    }
+
+    #[test]
+    fn machines_of_an_earlier_session_stay_as_long_as_a_smaller_budget_lasts() {
+        // Two at a dollar a minute, of which either may come to nine, and has cost one.
+        with_leases(2, 9_000_000, Billing::default(), |ledger, since| {
+            let (books, now) = (ledger.books(), clock::after(since, Duration::from_mins(1)));
+            let stays = |budget| stays(books, &Label("0".into()), Usd(budget), now);
+            assert_eq!(stays(18_000_000), None);
+            // With two hundredths to spare either has its half.
+            let Some(stays_on) = stays(17_999_998) else { panic!("it is less") };
+            let (least, most) = (Duration::from_secs(469), Duration::from_secs(470));
+            assert!(least < stays_on && stays_on < most, "{stays_on:?}");
+            assert_eq!(stays(2_040_000), Some(Duration::ZERO));
+            assert_eq!(stays(1), Some(Duration::ZERO));
         });
     }
 

@@ -4,13 +4,14 @@ use crate::{
     cloud::{Cloud, kill_with_guard, only_rental},
     program::{User, conversation, eventually},
 };
+use jiff::{SignedDuration, Timestamp};
 use piecework::{
     clock,
     template::{Machine, Patience},
 };
 use providers::{Access, Label, Mib, Need, Order, PROVIDERS, Provider, Remote, Timing, Transport};
 use serde_json::json;
-use std::{process::Stdio, sync::Arc, time::Duration};
+use std::{fs, process::Stdio, sync::Arc, time::Duration};
 
 /// A run whose machine waits a few seconds for the next word, begun at this marketplace and left
 /// once it has answers.
@@ -61,6 +62,35 @@ fn a_machine_that_somebody_talks_to_is_left_alone() {
         assert_eq!(output.status.code(), Some(0), "{}", conversation(&output));
         assert_eq!(only_rental(&cloud.world(market))["ended_by"], "account");
     }
+}
+
+#[test]
+fn a_machine_that_is_taken_over_is_over_as_early_as_the_session_that_takes_it() {
+    let Some(cloud) = Cloud::start("a machine that is taken over") else { return };
+    let user = User::new();
+    a_run_that_nobody_is_left_to_settle(&cloud, &user, "vast");
+    let ledger = user.only_run().join("ledger");
+    let expires = |entry: &'static str| {
+        let path = ledger.clone();
+        move || {
+            let books = fs::read_to_string(&path).ok()?;
+            let (_, after) = books.split_once(entry)?;
+            let (_, expires) = after.split_once("\"expires\":\"")?;
+            expires.split_once('"')?.0.parse::<Timestamp>().ok()
+        }
+    };
+    let within = |hours: i64| Timestamp::now() + SignedDuration::from_hours(hours);
+    let first = expires("\"ordered\"")().expect("it was ordered");
+    assert!(within(23) < first, "it was agreed to for a day: {first}");
+    let arguments = ["resume", "last", "--yes", "--deadline", "5m"];
+    let mut command = cloud.piecework(&user, "vast", &arguments);
+    let command = command.env("PIECEWORK_WATCHDOG", "600,6");
+    let program = command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut program = program.spawn().expect("it runs");
+    let second = eventually("an earlier one", expires("\"shortened\""));
+    assert!(second < within(1), "five minutes, and what giving back takes: {second}");
+    kill_with_guard(&user, &mut program);
+    cloud.wait_until_nothing_is_billed("vast");
 }
 
 /// This marketplace, without the program.

@@ -56,12 +56,33 @@ impl Runner<'_> {
                     let id = instance.id.clone();
                     let adopted = Event::Adopted { slot: number, label: label.clone(), id };
                     self.tools.events.send(adopted);
+                    self.shorten(&label)?;
                     self.hold(number, label, instance, None)?;
                 }
                 _ => self.leases.release(&label)?,
             }
         }
         Ok(())
+    }
+
+    /// Has a machine of an earlier session be over as early as this one's promises say.
+    fn shorten(&mut self, label: &Label) -> Result<(), Why> {
+        let Some(lease) = self.leases.books().lease(label) else { return Ok(()) };
+        let (terms, now) = (&lease.terms, self.leases.now());
+        let mut kept = self.time_left().saturating_add(LEASE_MARGIN);
+        let limit = self.tools.setting.plan.limit();
+        let stays = limit.and_then(|l| purse::stays(self.leases.books(), label, l.usd(), now));
+        if let Some(stays) = stays {
+            kept = kept.min(stays.saturating_sub(purse::RELEASE));
+        }
+        let expires = clock::after(clock::shown(clock::now()), kept);
+        if terms.expires <= expires {
+            return Ok(());
+        }
+        let end = clock::after(now, kept.saturating_add(purse::RELEASE));
+        let time = clock::between(lease.since, end);
+        let worst = purse::worst(terms.price, terms.billing, time, terms.traffic);
+        Ok(self.leases.shorten(label, expires, worst)?)
     }
 
     /// Looks for an offer for a slot.
