@@ -97,6 +97,8 @@ fn mishaps(market: &str) -> Vec<Blow> {
         Blow::rental(&json!("offer_gone")),
         Blow::rental(&json!("out_of_funds")),
         Blow::rental(&json!("bid_too_low")),
+        Blow::new(json!("twice")),
+        Blow::with(json!({ "late5xx": { "code": 404 } }), late()),
         Blow::rental(&late()),
         Blow::rental(&json!({ "boot": { "millis": 1_500 } })),
         Blow::rental(&outbid(0)),

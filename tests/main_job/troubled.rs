@@ -58,6 +58,33 @@ async fn what_a_guard_can_not_give_back_somebody_else_can() {
 }
 
 #[test]
+fn what_nobody_asked_for_is_given_back_while_the_run_goes_on() {
+    let orders = [json!("twice"), json!({ "late5xx": { "code": 404 } })];
+    for fault in orders {
+        let Some(cloud) = Cloud::start("an order that is carried out wrongly") else { return };
+        let user = User::new();
+        cloud.plan(&json!([{ "call": "rent", "fault": fault }]));
+        let mut command = cloud.run(&user, "lambda", 600, &["--echo-pace", "1", "--yes"]);
+        let program = command.stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut program = program.spawn().expect("it runs");
+        let both = |world: &serde_json::Value| world["rentals"].as_array().map_or(0, Vec::len) == 2;
+        eventually("two rentals", || both(&cloud.world("lambda")).then_some(()));
+        eventually("the end of one", || (cloud.world("lambda")["billed"] == 1).then_some(()));
+        assert!(program.try_wait().expect("it can be asked").is_none(), "it goes on");
+        signal(&program.id().to_string(), "TERM");
+        let output = program.wait_with_output().expect("it ends");
+        let said = conversation(&output);
+        assert!(said.contains("and nobody asked for it: giving it back"), "{said}");
+        assert_eq!((output.status.code(), &cloud.world("lambda")["billed"]), (Some(6), &json!(0)));
+        // Both are in the account of it, and in what it cost.
+        let report = user.done(&["report", "last", "--json"]).stdout;
+        let report: serde_json::Value = serde_json::from_slice(&report).expect("it is JSON");
+        let machines = report["machines"].as_array().expect("there are some").len();
+        assert_eq!(machines, 2, "{report:#}");
+    }
+}
+
+#[test]
 fn a_marketplace_that_rejects_the_key_keeps_nothing_elsewhere_from_being_ended() {
     let Some(cloud) = Cloud::start("a marketplace that rejects the key") else { return };
     let user = User::new();

@@ -73,6 +73,9 @@ pub enum Fault {
         /// 5xx, mostly.
         code: u16,
     },
+    /// It is carried out twice, as something in between does that sends it again, and is answered
+    /// once.
+    Twice,
     /// It is carried out, and the answer breaks off in the middle.
     Truncate,
     /// It is carried out, and the answer is not what it should be.
