@@ -1,5 +1,6 @@
 //! Renting and giving back. [`placing`] alone calls `rent`, and [`giving_back`] `release`.
 
+mod accounts;
 mod giving_back;
 mod markets;
 mod placing;
@@ -11,9 +12,10 @@ pub use strays::{Stray, strays};
 
 use crate::{
     event::{Event, Events},
-    ledger::{Books, Entry, Lease, LeaseState, Ledger, LedgerError, Terms},
+    ledger::{Books, Entry, LeaseState, Ledger, LedgerError, Terms},
 };
-use giving_back::{Giving, Tries, find, recognise};
+use accounts::is_known;
+use giving_back::{Giving, Tries, find};
 use jiff::Timestamp;
 use placing::{Placed, place};
 use providers::{
@@ -27,7 +29,7 @@ use std::{
 use tokio::{
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
     task::{Id, JoinSet},
-    time::{Instant, sleep_until},
+    time::Instant,
 };
 
 /// How often a listing is looked at while it may still be behind.
@@ -290,42 +292,6 @@ impl Leases {
         })
     }
 
-    /// Makes sure that the listing of now can show what is owed under `label`. An error where it
-    /// was rented with another key, and isn't listed with this one.
-    pub async fn recognise(&mut self, label: &Label) -> Result<(), LeaseError> {
-        let owed = self.books().lease(label).filter(|lease| lease.state.is_owed());
-        let Some(lease) = owed.cloned() else {
-            return Ok(());
-        };
-        let market = self.market(&lease.terms.provider)?.clone();
-        if !is_known(&lease, &*market) {
-            recognise(&*market, label, &lease, self.shows(label, &*market)).await?;
-            self.note_login(label)?;
-        }
-        Ok(())
-    }
-
-    /// Counts as given back from now on what somebody has seen to be gone who sees more than we do.
-    /// An error while the listing still shows it.
-    pub async fn forget(&mut self, label: &Label) -> Result<(), LeaseError> {
-        let owed = self.books().lease(label).filter(|lease| lease.state.is_owed());
-        let Some(lease) = owed.cloned() else {
-            return Ok(());
-        };
-        // Without a key there is no listing.
-        if let Some(market) = self.markets.get(&lease.terms.provider) {
-            if is_known(&lease, &**market) {
-                sleep_until(self.shows(label, &**market)).await;
-            }
-            let listed = find(&**market, label, lease.state.id()).await?;
-            if let Some(found) = listed.into_iter().next() {
-                return Err(LeaseError::StillListed(found.id));
-            }
-        }
-        self.ledger.record(label, Entry::Releasing)?;
-        Ok(self.ledger.record(label, Entry::Released)?)
-    }
-
     /// Gives back everything owed, however long it takes. Whoever calls may drop this at any
     /// point, and must then say what is still owed. After an error something still is.
     pub async fn settle(&mut self) -> Result<(), LeaseError> {
@@ -421,18 +387,6 @@ impl Leases {
         *ordered + market.capabilities().listing_lag
     }
 
-    /// Notes that the key of now is let in to the account that a lease is on.
-    fn note_login(&mut self, label: &Label) -> Result<(), LedgerError> {
-        let Some(lease) = self.books().lease(label) else { return Ok(()) };
-        let market = self.markets.get(&lease.terms.provider);
-        match market.and_then(|market| market.login()) {
-            Some(login) if lease.terms.login.as_ref() != Some(&login) => {
-                self.ledger.record(label, Entry::Login(login))
-            }
-            Some(_) | None => Ok(()),
-        }
-    }
-
     fn is_under_way(&self, label: &Label) -> bool {
         self.labels.values().any(|other| other == label)
     }
@@ -440,11 +394,6 @@ impl Leases {
     fn market(&self, name: &str) -> Result<&Arc<dyn Marketplace>, LeaseError> {
         self.markets.get(name).ok_or_else(|| LeaseError::NoMarket(name.to_owned()))
     }
-}
-
-/// Whether the key of now is the one that a lease was last seen with.
-fn is_known(lease: &Lease, market: &dyn Marketplace) -> bool {
-    lease.terms.login.is_none() || lease.terms.login == market.login()
 }
 
 /// What is a lease's own of what is listed of it: by its id where that is there.

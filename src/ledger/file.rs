@@ -43,6 +43,7 @@ pub(super) struct Line {
 /// What a line says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "a line is written down at once, and not kept")]
 pub(super) enum Fact {
     /// A program took the ledger up.
     Opened(Holder),

@@ -70,7 +70,6 @@ impl Terms {
 /// A line of the ledger about one lease.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[expect(clippy::large_enum_variant, reason = "an entry is written down at once, and not kept")]
 pub enum Entry {
     /// We are about to rent.
     Ordered(Terms),

@@ -146,7 +146,7 @@ mod tests {
         lookout.look_soon();
         advance(SOON).await;
         assert!(lookout.is_due(), "an order was answered");
-        advance(EVERY - SOON).await;
+        advance(EVERY.saturating_sub(SOON)).await;
         lookout.look_soon();
         advance(SOON).await;
         assert!(lookout.is_due(), "it is no later for that");

@@ -7,7 +7,6 @@
 mod exchange;
 mod folder;
 mod guard;
-mod labelled;
 mod lookout;
 mod meter;
 mod owner;

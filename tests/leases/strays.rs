@@ -25,7 +25,9 @@ impl Bench {
     async fn swept(&mut self) -> usize {
         let listed = self.world.instances().await.unwrap();
         let strays = strays(self.leases.books(), "world", &listed);
-        strays.iter().for_each(|stray| self.leases.give_back(stray).unwrap());
+        for stray in &strays {
+            self.leases.give_back(stray).unwrap();
+        }
         strays.len()
     }
 

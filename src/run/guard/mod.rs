@@ -6,15 +6,15 @@
 //! It ends when nothing is owed any more, or what is owed can't be shown with its keys, which come
 //! from where the program's come from. What a program keeps past its time, it ends under its hands.
 
-use super::{RunFolder, labelled::end_labelled, sweep};
+mod labelled;
+mod watch;
+
+use super::RunFolder;
 use crate::{
-    clock,
     event::{Event, Events},
     label::Owner,
-    leases::{LeaseError, Leases, Markets, describe, end_owed},
-    ledger::{Books, FileError, LedgerError, Watched},
+    leases::Markets,
 };
-use jiff::Timestamp;
 use providers::crash;
 use std::{
     ffi::OsStr,
@@ -35,12 +35,6 @@ pub const GRACE: Duration = Duration::from_secs(30);
 
 /// How often it looks.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-
-/// How often it looks whether its program keeps something past its time.
-const OVERDUE_EVERY: Duration = Duration::from_secs(10);
-
-/// The shortest and the longest pause between two attempts to give everything back.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_mins(1));
 
 /// How often it is looked whether one stands that was started.
 const STANDS_EVERY: Duration = Duration::from_millis(5);
@@ -187,145 +181,7 @@ pub async fn stand(
     let Some(_lock) = lock(&folder.guard_lock())? else {
         return Ok(());
     };
-    let Some(mut ledger) = Watched::open(&folder.ledger()).map_err(io::Error::other)? else {
-        return Ok(());
-    };
-    let (mut abandoned, mut pause, mut looked) = (false, PAUSES.0, Instant::now());
-    let mut is_over = false;
-    loop {
-        sleep(LOOK_EVERY).await;
-        if ledger.is_in_use() {
-            (abandoned, pause, is_over) = (false, PAUSES.0, false);
-            if OVERDUE_EVERY <= looked.elapsed() {
-                // One that can't be read now can be later.
-                let books = ledger.books().unwrap_or_default();
-                end_overdue(&books, markets, clock::now(), events).await;
-                looked = Instant::now();
-            }
-            continue;
-        }
-        let books = match ledger.books() {
-            Ok(books) => books,
-            Err(LedgerError::File(FileError::Io { .. })) => {
-                // A disk may be back later.
-                sleep(pause).await;
-                pause = (pause * 2).min(PAUSES.1);
-                continue;
-            }
-            // One that is damaged may owe anything that has the run's label.
-            Err(error) => {
-                if is_left_alone(&ledger, grace).await {
-                    end_by_label(folder, owner, markets, events).await?;
-                    return Err(io::Error::other(error));
-                }
-                continue;
-            }
-        };
-        let Some(holder) = books.holder() else { return Ok(()) };
-        if books.owed().next().is_none() {
-            if let Some(successor) = ledger.successor().map_err(io::Error::other)? {
-                ledger = successor;
-            } else if is_over || !look_later(&ledger, &books, markets, events).await {
-                return Ok(());
-            } else {
-                is_over = true;
-            }
-            continue;
-        }
-        abandoned = abandoned || is_left_alone(&ledger, grace).await;
-        if !abandoned {
-            continue;
-        }
-        let taken = match ledger.take(&holder.run) {
-            Ok(taken) => taken,
-            // Somebody has taken it up just now, and then it isn't ours to settle.
-            Err(LedgerError::File(FileError::InUse { .. } | FileError::InUseByUnknown)) => continue,
-            Err(error) => return Err(io::Error::other(error)),
-        };
-        let mut leases = Leases::new(markets.clone(), taken, events.clone());
-        let errors = leases.settle_once().await;
-        if errors.is_empty() {
-            // What this leaves behind is no instance, and `cleanup` tries again.
-            drop(sweep(&leases, folder).await);
-            continue;
-        }
-        if errors.iter().all(|error| matches!(error, LeaseError::OtherKey { .. })) {
-            // Our keys stay what they are, and so does what they can show.
-            return Err(io::Error::other("what is owed can't be seen with the keys there are"));
-        }
-        if errors.iter().all(|error| matches!(error, LeaseError::Ledger(_))) {
-            // All of it is gone, of which no word can be written.
-            return Err(io::Error::other(describe(&errors[0])));
-        }
-        drop(leases);
-        sleep(pause).await;
-        pause = (pause * 2).min(PAUSES.1);
-    }
-}
-
-/// Looks once more for what is over, long after its listings: an order may be carried out late, and a
-/// marketplace can forget an instance for a while. What is there is owed again. False where listings
-/// are never behind, or somebody has taken the run up meanwhile.
-async fn look_later(ledger: &Watched, books: &Books, markets: &Markets, events: &Events) -> bool {
-    let at = books.leases().filter_map(|(_, lease)| markets.get(&lease.terms.provider));
-    let lag = at.map(|market| market.capabilities().listing_lag).max().unwrap_or_default();
-    let Some(holder) = books.holder().filter(|_| !lag.is_zero()) else { return false };
-    let begun = Instant::now();
-    while begun.elapsed() < lag * 2 {
-        sleep(LOOK_EVERY).await;
-        if ledger.is_in_use() {
-            return true;
-        }
-    }
-    if let Ok(taken) = ledger.take(&holder.run) {
-        // What can't be written can't be owed either; `cleanup` finds it by its label.
-        drop(Leases::new(markets.clone(), taken, events.clone()).look_again().await);
-    }
-    true
-}
-
-/// Ends what a program has in hand and should have given back: it is stopped, or hangs.
-async fn end_overdue(books: &Books, markets: &Markets, now: Timestamp, events: &Events) {
-    for (label, lease) in books.owed().filter(|(_, lease)| lease.is_overdue(now)) {
-        let Some(market) = markets.get(&lease.terms.provider) else { continue };
-        let label = label.clone();
-        match end_owed(&**market, &label, lease).await {
-            Ok(0) => {}
-            Ok(_) => events.send(Event::EndedOverdue { label }),
-            Err(error) => {
-                events.send(Event::StillOwed { label, reason: describe(&error) });
-            }
-        }
-    }
-}
-
-/// Ends what a run has rented, wherever its plan lets it or can't say.
-async fn end_by_label(
-    folder: &RunFolder,
-    owner: &Owner,
-    markets: &Markets,
-    events: &Events,
-) -> io::Result<()> {
-    let name = folder.path().file_name().unwrap_or_default().to_string_lossy();
-    let run = name.parse().map_err(io::Error::other)?;
-    let known = |name: &&String| markets.get(name).is_some();
-    let meant = folder.plan().map(|plan| plan.search.providers).unwrap_or_default();
-    let meant: Vec<_> = meant.iter().filter(known).cloned().collect();
-    let chosen = markets.only(&meant).ok().filter(|_| !meant.is_empty());
-    let chosen = chosen.unwrap_or_else(|| markets.clone());
-    end_labelled(&run, owner, &chosen, events).await.map_err(io::Error::other)
-}
-
-/// Whether nobody takes the run up for as long as `grace`.
-async fn is_left_alone(ledger: &Watched, grace: Duration) -> bool {
-    let begin = Instant::now();
-    while begin.elapsed() < grace {
-        sleep(LOOK_EVERY.min(grace)).await;
-        if ledger.is_in_use() {
-            return false;
-        }
-    }
-    true
+    watch::watch(folder, owner, markets, grace, events).await
 }
 
 fn lock(path: &Path) -> io::Result<Option<File>> {
@@ -347,9 +203,7 @@ fn lock(path: &Path) -> io::Result<Option<File>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::{Entry, Ledger, OVERTIME, Terms};
-    use providers::{Label, Marketplace, Need, Order, UsdPerHour, testkit::World};
-    use std::{os::unix::fs::PermissionsExt, sync::Arc};
+    use std::os::unix::fs::PermissionsExt;
 
     /// A program that does this.
     fn program(folder: &Path, script: &str) -> PathBuf {
@@ -365,30 +219,6 @@ mod tests {
             let Event::Unguarded { reason } = event else { panic!("{event:?}") };
             reason
         })
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_a_hung_program_keeps_past_its_time_is_ended_under_its_hands() {
-        let world = Arc::new(World::default());
-        let offer = world.offers(&Need::default()).await.expect("it answers").remove(0);
-        let label = Label("pw-1".into());
-        let order = Order::new(offer, label.clone(), "ssh-ed25519 key");
-        let id = world.rent(&order).await.expect("it is for rent").id;
-        let folder = tempfile::tempdir().expect("a folder");
-        let (path, run) = (folder.path().join("ledger"), "nov26-7kq3".parse().expect("a run"));
-        let mut ledger = Ledger::open(&path, &run).expect("it opens");
-        let expires = Timestamp::from_second(1_795_600_000).expect("it is a time");
-        let terms = Terms::example("world", UsdPerHour(1), expires);
-        ledger.record(&label, Entry::Ordered(terms)).expect("it is the first");
-        ledger.record(&label, Entry::Rented(id)).expect("it follows");
-        let markets = Markets::new([world.clone() as Arc<dyn Marketplace>]);
-        let events = Events::unheard();
-        let soon = clock::after(expires, OVERTIME);
-        end_overdue(ledger.books(), &markets, soon, &events).await;
-        assert_eq!(world.billed(), 1, "it may be on its way out");
-        let late = clock::after(soon, Duration::from_secs(1));
-        end_overdue(ledger.books(), &markets, late, &events).await;
-        assert_eq!(world.billed(), 0);
     }
 
     #[test]
