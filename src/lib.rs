@@ -22,6 +22,7 @@ pub mod objects;
 pub mod prompts;
 pub mod servers;
 
+pub mod lengths;
 pub mod model;
 pub mod need;
 

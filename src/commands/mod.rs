@@ -6,6 +6,7 @@ mod elsewhere;
 mod forget;
 mod login;
 mod logout;
+mod look;
 mod markets;
 mod offers;
 mod out;

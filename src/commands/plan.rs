@@ -1,7 +1,8 @@
 //! `provision-and-run --dry-run`: the plan and its price. Rents nothing, and leaves nothing.
 
 use super::{
-    CommandError, elsewhere,
+    CommandError,
+    look::look_through,
     markets::{markets, sellers},
     open_home,
 };
@@ -12,12 +13,13 @@ use crate::{
     engines::Engine,
     exit::Exit,
     leases::{Markets, describe},
+    lengths::Lengths,
     measured,
     model::{Weights, find_shape},
     need::{Workload, need},
-    plan::{Goal, PlanError, make},
-    prompts::{self, Input, Survey},
+    plan::{Goal, PlanError, Plans, make},
     report::{self, words},
+    run::engine_of,
     settings::Settings,
     wish,
 };
@@ -25,26 +27,20 @@ use providers::{Mib, Need};
 use std::path::Path;
 use wire::EngineKind;
 
-/// Bytes of a request's body for a token of its prompt: English text, and some JSON around it.
-const BYTES_PER_TOKEN: f64 = 4.0;
-/// Tokens of an answer, where nothing says how many there may be.
-const ANSWER: f64 = 200.0;
-
 /// Plans.
 pub(super) async fn plan(args: RunArgs, home: Option<&Path>) -> Result<Exit, CommandError> {
     let settings = Settings::new(&args)?;
-    let work = workload(&args, &settings).await?;
+    let engine = engine_of(&settings.job.engine);
+    let is_known = Engine::named(engine, false).or(Engine::named(engine, true)).is_some();
+    let (prompts, lengths) = prompts(&args, &settings, is_known).await?;
+    let work = Workload { prompts, input: lengths.input, output: lengths.output };
     let markets = asked(home, &args, &settings).await?;
-    let engine = match &settings.job.engine {
-        EngineKind::Native => "native",
-        EngineKind::Server(server) => server.name.as_str(),
-        EngineKind::Echo { .. } => {
-            let prompts = words::plural(work.prompts, "prompt");
-            report::note(&format!("{prompts} for the echo engine, which has no model to plan for"));
-            return Ok(Exit::Done);
-        }
-    };
-    if Engine::named(engine, false).is_none() && Engine::named(engine, true).is_none() {
+    if matches!(settings.job.engine, EngineKind::Echo { .. }) {
+        let prompts = words::plural(prompts, "prompt");
+        report::note(&format!("{prompts} for the echo engine, which has no model to plan for"));
+        return Ok(Exit::Done);
+    }
+    if !is_known {
         report::note(&format!(
             "how fast {engine} is on which GPU isn't known, so it can't be planned for"
         ));
@@ -77,6 +73,7 @@ pub(super) async fn plan(args: RunArgs, home: Option<&Path>) -> Result<Exit, Com
     let mut listed = catalog.listed;
     listed.retain(|listed| wish::fits(&settings.wish, &listed.offer).is_ok());
     let plans = make(&job, &goal, listed, &[]).map_err(refusal)?;
+    let plans = Plans { lengths: Some(lengths), ..plans };
     if args.telling.json {
         report::out(&plans.to_json().to_string());
         return Ok(Exit::Done);
@@ -137,56 +134,26 @@ pub(super) fn refusal(error: PlanError) -> CommandError {
 }
 
 /// How many prompts there are, and how long they are: as it was typed, or else as the prompts
-/// themselves say.
-async fn workload(args: &RunArgs, settings: &Settings) -> Result<Workload, CommandError> {
+/// themselves say. `is_measured` where anything will be reckoned with their lengths.
+async fn prompts(
+    args: &RunArgs,
+    settings: &Settings,
+    is_measured: bool,
+) -> Result<(u64, Lengths), CommandError> {
     let (input, output) = (args.plan.input_tokens, args.plan.output_tokens);
     if let Some(prompts) = args.plan.prompt_count {
-        let (input, output) = (input.unwrap_or(1_000.0), output.unwrap_or(ANSWER));
-        return Ok(Workload { prompts, input, output });
+        return Ok((prompts, Lengths::given(input, output)));
     }
-    let survey = look(args, settings).await?;
-    if 0 < survey.bad {
-        report::note(&format!("warning: {} left out", words::plural(survey.bad, "bad line")));
-    }
-    let (estimated_input, estimated_output) = lengths(&survey, &settings.job.defaults);
-    if input.is_none() || output.is_none() {
-        report::note(
-            "lengths are estimated: 4 bytes for a token in, and the most that is allowed out; \
-             `--input-tokens` and `--output-tokens` say better",
-        );
-    }
-    Ok(Workload {
-        prompts: survey.prompts - survey.bad,
-        input: input.unwrap_or(estimated_input),
-        output: output.unwrap_or(estimated_output),
-    })
-}
-
-async fn look(args: &RunArgs, settings: &Settings) -> Result<Survey, CommandError> {
     let folder = tempfile::tempdir().map_err(|error| CommandError::new(Exit::Failed, error))?;
+    let path = folder.path().to_owned();
     let fetched = |number| folder.path().join(format!("{number}.fetched"));
-    let typed = elsewhere::bring(&args.prompts, fetched).await?;
-    let spooled = |number: usize| folder.path().join(number.to_string());
-    let looked = prompts::gather(&typed, spooled).and_then(|sources| {
-        prompts::survey(&Input { sources, options: settings.prompts.clone() }, |_| {})
-    });
-    looked.map_err(|error| CommandError::new(Exit::Failed, error))
-}
-
-/// The most tokens of an answer, where a prompt doesn't say.
-fn default_limit(defaults: &str) -> Option<u32> {
-    let defaults: serde_json::Value = serde_json::from_str(defaults).ok()?;
-    u32::try_from(defaults.get("max_tokens")?.as_u64()?).ok()
-}
-
-/// Tokens of a prompt and of an answer, on average, as far as can be told by looking. `defaults` is
-/// what holds where a prompt doesn't say.
-pub(super) fn lengths(survey: &Survey, defaults: &str) -> (f64, f64) {
-    let limit = default_limit(defaults);
-    let count = (survey.prompts - survey.bad).max(1) as f64;
-    let input = survey.body_bytes as f64 / count / BYTES_PER_TOKEN;
-    let most = |sample: &prompts::Sample| sample.max_tokens.or(limit).map_or(ANSWER, f64::from);
-    let samples = survey.samples.len().max(1) as f64;
-    let output = survey.samples.iter().map(most).sum::<f64>() / samples;
-    (input.max(1.0), if survey.samples.is_empty() { ANSWER } else { output })
+    let spooled = move |number: usize| path.join(number.to_string());
+    let is_measured = is_measured && input.is_none();
+    let looked = look_through(args, settings, is_measured, fetched, spooled).await?;
+    if 0 < looked.survey.bad {
+        let bad = words::plural(looked.survey.bad, "bad line");
+        report::note(&format!("warning: {bad} left out"));
+    }
+    let lengths = looked.lengths.or(input, output);
+    Ok((looked.survey.prompts - looked.survey.bad, lengths))
 }

@@ -2,8 +2,9 @@
 //! comes to.
 
 use super::{
-    CommandError, elsewhere,
-    plan::{allowed_weights, lengths, refusal},
+    CommandError,
+    look::{Looked, look_through},
+    plan::{allowed_weights, refusal},
 };
 use crate::{
     catalog,
@@ -14,10 +15,11 @@ use crate::{
     exit::Exit,
     hosted::{self, Likeness},
     leases::{Markets, describe},
+    lengths::Lengths,
     model::{Shape, Weights, find_shape},
     need::Workload,
     plan::{Goal, make},
-    prompts::{self, Input, Survey},
+    prompts::{Input, Survey},
     report::{self, words},
     run::{LEASE_LIMIT, LEASE_MARGIN, NoOffer, RunFolder, engine_of, traffic, worst as most},
     settings::Settings,
@@ -53,6 +55,8 @@ pub(super) struct Prepared {
     /// What it costs at most.
     pub(super) worst: Usd,
     best: Pick,
+    /// How long prompts and answers are.
+    lengths: Lengths,
     /// How long it takes and what it costs, most likely.
     pub(super) estimate: Option<(Duration, Usd)>,
     /// A hosted API that does the same for less.
@@ -81,12 +85,16 @@ pub(super) async fn prepare(
     measured: Vec<Measurement>,
 ) -> Result<Prepared, CommandError> {
     let chosen = chosen(markets, &settings.providers)?;
-    let (input, survey) = look_through(args, settings, folder).await?;
     let engine = engine_of(&settings.job.engine);
     let known = Engine::named(engine, false).or_else(|| Engine::named(engine, true));
+    let fetched = |number| folder.fetched(number);
+    let kept = folder.clone();
+    let spooled = move |number: usize| kept.spooled(number);
+    let looked = look_through(args, settings, known.is_some(), fetched, spooled).await?;
+    let Looked { input, survey, lengths } = looked;
     let shape = if known.is_some() { shape(settings).await } else { None };
     let task = known.filter(|_| shape.is_some()).map(|_| {
-        let (input, output) = lengths(&survey, &settings.job.defaults);
+        let Lengths { input, output, .. } = lengths;
         Task { weights: allowed_weights(args), input, output }
     });
     let providers = chosen.iter().map(|(name, _)| name.to_owned()).collect();
@@ -141,6 +149,7 @@ pub(super) async fn prepare(
         deadline,
         worst,
         best,
+        lengths,
         estimate,
         cheaper,
         measured,
@@ -170,6 +179,9 @@ impl Prepared {
             Some(ceiling) => format!("{} at {ceiling} or less each", self.worst),
             None => self.worst.to_string(),
         };
+        if self.estimate.is_some() {
+            report::note(&format!("reckoned with {}", self.lengths.brief()));
+        }
         report::note(&match self.estimate {
             Some((time, cost)) => {
                 format!("about {} and {cost}; at most {worst}, {within}", words::time(time))
@@ -241,23 +253,6 @@ fn chosen(markets: &Markets, names: &[String]) -> Result<Markets, CommandError> 
         let unknown = format!("there is no marketplace `{name}`");
         CommandError::new(Exit::Usage, unknown).hint(format!("there is {}", names.join(", ")))
     })
-}
-
-async fn look_through(
-    args: &RunArgs,
-    settings: &Settings,
-    folder: &RunFolder,
-) -> Result<(Input, Survey), CommandError> {
-    let failed = |error| CommandError::new(Exit::Failed, error);
-    let typed = elsewhere::bring(&args.prompts, |number| folder.fetched(number)).await?;
-    let (options, folder) = (settings.prompts.clone(), folder.clone());
-    let looked = tokio::task::spawn_blocking(move || {
-        let sources = prompts::gather(&typed, |file| folder.spooled(file))?;
-        let input = Input { sources, options };
-        prompts::survey(&input, |_| {}).map(|survey| (input, survey))
-    });
-    let looked = looked.await.map_err(|crash| failed(crash.to_string()))?;
-    looked.map_err(|error| CommandError::new(Exit::Failed, error))
 }
 
 fn work(search: &Search, survey: &Survey) -> Option<Workload> {

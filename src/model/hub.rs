@@ -1,5 +1,5 @@
 //! The shape of a model that is on a hub: of its config.json, or of the first bytes of its GGUF
-//! file. Nothing else is fetched.
+//! file. And any other small file of it, such as its tokenizer.
 
 use super::{Config, GgufError, Shape, ShapeError, read_header, shape_of};
 use providers::use_ring;
@@ -82,6 +82,17 @@ pub async fn find_shape(model: &Model) -> Result<Shape, ShapeError> {
     }
 }
 
+/// How long a file that one can do without may take.
+const SHORT: Duration = Duration::from_secs(10);
+
+/// A small file as a hub has it: `url` is its path there.
+pub(super) async fn fetch(url: &str, limit: usize) -> Result<Vec<u8>, HubError> {
+    let all = |part: Part<'_>| part.is_all.then(|| part.bytes.to_vec());
+    let asked = async { Hub::from_environment()?.ask(url, limit, all).await };
+    let late = |_| HubError::Unreachable("it sends too slowly".into());
+    timeout(SHORT, asked).await.map_err(late)?
+}
+
 /// What a part of a file says, once it is enough; all of it is read until then.
 type Reading = Option<Result<Shape, ShapeError>>;
 
@@ -130,12 +141,12 @@ impl Hub {
     }
 
     /// Reads a file only as far as it takes.
-    async fn ask(
+    async fn ask<T>(
         &self,
         url: &str,
         limit: usize,
-        read: impl Fn(Part<'_>) -> Reading,
-    ) -> Result<Result<Shape, ShapeError>, HubError> {
+        read: impl Fn(Part<'_>) -> Option<T>,
+    ) -> Result<T, HubError> {
         let mut failed = 0;
         loop {
             match self.try_once(url, limit, &read).await {
@@ -145,12 +156,12 @@ impl Hub {
         }
     }
 
-    async fn try_once(
+    async fn try_once<T>(
         &self,
         url: &str,
         limit: usize,
-        read: impl Fn(Part<'_>) -> Reading,
-    ) -> Result<Result<Shape, ShapeError>, HubError> {
+        read: impl Fn(Part<'_>) -> Option<T>,
+    ) -> Result<T, HubError> {
         let mut request = self.client.get(format!("{}/{url}", self.endpoint));
         // Where the hub sends us on to another host, the client leaves it out.
         if let Some(token) = &self.token {

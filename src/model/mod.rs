@@ -2,17 +2,19 @@
 //!
 //! A [`Shape`] comes from a config.json ([`config`]), a GGUF header ([`gguf`]) or, for the models
 //! that are known by name, from `templates/models.toml`; one that is only on a hub has those files
-//! there ([`hub`]). All of it is arithmetic.
+//! there ([`hub`]). All of it is arithmetic. A [`Tokenizer`] counts what the prompts have.
 
 mod config;
 mod find;
 mod gguf;
 mod hub;
+mod tokenizer;
 
 pub use config::{Config, ConfigError, Quantization};
 pub use find::{ShapeError, shape_of};
 pub use gguf::{GgufError, read_header};
 pub use hub::{HubError, find_shape};
+pub use tokenizer::{NoTokenizer, Tokenizer, find_tokenizer};
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};

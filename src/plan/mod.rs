@@ -12,6 +12,7 @@ use crate::{
     choose::{Candidate, Job, Listed, Reason, Rejected, choose},
     cost::{Share, cost, finish},
     hosted::{Price, Quote, quotes},
+    lengths::Lengths,
     model::Weights,
     need::{Unfit, Workload},
 };
@@ -53,6 +54,8 @@ pub struct Plans {
     pub engine: String,
     /// How many prompts, and how long.
     pub work: Workload,
+    /// How it is known how long they are, where that is to be said.
+    pub lengths: Option<Lengths>,
     /// What is best, and what was to be kept to.
     pub goal: Goal,
     /// The best ways, the best first. Never empty.
@@ -158,6 +161,7 @@ pub fn make(
         model: job.model.to_owned(),
         engine: job.engine.to_owned(),
         work: job.work,
+        lengths: None,
         goal: *goal,
         plans,
         candidates: candidates.len(),

@@ -5,7 +5,9 @@ use crate::{
     choose::{Candidate, Reason},
     cost::Basis,
     hosted::{Likeness, Quote},
+    lengths::Lengths,
     model::Weights,
+    need::Workload,
     report::words,
 };
 use providers::{Rental, Usd, UsdPerHour};
@@ -17,16 +19,7 @@ const QUOTES: usize = 2;
 
 impl fmt::Display for Plans {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { model, engine, work, .. } = self;
-        writeln!(
-            f,
-            "{model} on {engine}: {} of {} + {} tokens, {} tokens in all",
-            words::plural(work.prompts, "prompt"),
-            length(work.input),
-            length(work.output),
-            tokens(work.tokens()),
-        )?;
-        writeln!(f)?;
+        head(f, &self.model, &self.engine, &self.work, self.lengths.as_ref())?;
         writeln!(
             f,
             "  {:>7} {:>7} {:<31} {:<9} {:<5} {:>5} {:>7} {:>6} {:>7} {:>4}",
@@ -47,6 +40,39 @@ impl fmt::Display for Plans {
         writeln!(f)?;
         self.notes(f)
     }
+}
+
+/// What is to be done, and an empty line.
+pub(super) fn head(
+    f: &mut fmt::Formatter<'_>,
+    model: &str,
+    engine: &str,
+    work: &Workload,
+    lengths: Option<&Lengths>,
+) -> fmt::Result {
+    writeln!(
+        f,
+        "{model} on {engine}: {} of {} + {} tokens, {} tokens in all",
+        words::plural(work.prompts, "prompt"),
+        length(work.input),
+        length(work.output),
+        tokens(work.tokens()),
+    )?;
+    if let Some(lengths) = lengths {
+        write!(f, "{lengths}")?;
+    }
+    writeln!(f)
+}
+
+/// What hosted APIs would charge, the cheapest of each kind.
+pub(super) fn hosted(f: &mut fmt::Formatter<'_>, quotes: &[Quote]) -> fmt::Result {
+    for likeness in [Likeness::Same, Likeness::Alike, Likeness::Closed] {
+        let alike = quotes.iter().filter(|quote| quote.likeness == likeness);
+        for quote in alike.take(QUOTES) {
+            writeln!(f, "hosted: {}", in_words(quote))?;
+        }
+    }
+    Ok(())
 }
 
 impl Plans {
@@ -112,12 +138,7 @@ impl Plans {
                 "INT4 and FP4 need the model to be published like that, and answer a little worse"
             )?;
         }
-        for likeness in [Likeness::Same, Likeness::Alike, Likeness::Closed] {
-            let quotes = self.hosted.iter().filter(|quote| quote.likeness == likeness);
-            for quote in quotes.take(QUOTES) {
-                writeln!(f, "hosted: {}", in_words(quote))?;
-            }
-        }
+        hosted(f, &self.hosted)?;
         if let Some(verdict) = self.verdict() {
             writeln!(f, "{verdict}")?;
         }
@@ -218,6 +239,7 @@ impl Plans {
             "prompts": self.work.prompts,
             "input_tokens": self.work.input,
             "output_tokens": self.work.output,
+            "lengths": self.lengths,
             "rank": self.goal.rank,
             "plans": self.plans.iter().map(plan).collect::<Vec<_>>(),
             "candidates": self.candidates,
@@ -286,7 +308,7 @@ fn money(amount: Usd) -> String {
 }
 
 /// `$0.34/h`, `$0.345/h`.
-fn hour(price: UsdPerHour) -> String {
+pub(super) fn hour(price: UsdPerHour) -> String {
     let text = price.to_string();
     let number = text.trim_end_matches("/h");
     let point = number.find('.').map_or(number.len(), |at| at + 3);

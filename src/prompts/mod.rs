@@ -16,6 +16,7 @@ mod parquet;
 mod parse;
 mod reader;
 mod rows;
+mod sample;
 mod shape;
 mod spool;
 mod stream;
@@ -26,9 +27,10 @@ pub use error::{Columns, PromptsError, Reason};
 pub use gather::{Typed, gather};
 pub use lines::{Line, Lines};
 pub use reader::{Reader, spawn_reader};
+pub use sample::Sample;
 pub use shape::check_template;
 pub use spool::spool;
-pub use survey::{BadLine, Fingerprint, Sample, Survey, survey};
+pub use survey::{BadLine, Fingerprint, Survey, survey};
 
 use serde::{Deserialize, Serialize};
 use std::{

@@ -6,7 +6,7 @@ use serde::{
     Deserialize, Deserializer,
     de::{MapAccess, Visitor},
 };
-use serde_json::{error::Category, value::RawValue};
+use serde_json::{Value, error::Category, value::RawValue};
 use std::{borrow::Cow, fmt};
 use wire::Form;
 
@@ -76,13 +76,40 @@ impl Request<'_> {
 
     /// The most tokens that its answer may have, where it says so.
     pub(super) fn max_tokens(&self) -> Option<u32> {
-        let read = |fields: &Fields<'_>| {
+        self.read(|fields| {
             let limit = fields.find("max_completion_tokens").or(fields.find("max_tokens"))?;
             limit.get().parse().ok()
-        };
+        })
+    }
+
+    /// Whether it goes through the model's chat template, if the model has one.
+    pub(super) fn is_chat(&self) -> bool {
+        match self.form {
+            Form::Chat | Form::Auto => true,
+            Form::Text => false,
+        }
+    }
+
+    /// What a model reads: the prompt, or the text of each message.
+    pub(super) fn texts(&self) -> Vec<String> {
+        if let Body::Text(text) = &self.body {
+            return vec![text.clone().into_owned()];
+        }
+        let found = self.read(|fields| match fields.find("messages") {
+            Some(messages) => {
+                let messages: Vec<Value> = serde_json::from_str(messages.get()).ok()?;
+                Some(messages.iter().map(|message| said(&message["content"])).collect())
+            }
+            None => serde_json::from_str(fields.find("prompt")?.get()).ok().map(|text| vec![text]),
+        });
+        found.unwrap_or_default()
+    }
+
+    /// Looks at the fields, where there are any.
+    fn read<T>(&self, look: impl FnOnce(&Fields<'_>) -> Option<T>) -> Option<T> {
         match &self.body {
-            Body::Json(json) => read(&serde_json::from_str(json).ok()?),
-            Body::Fields(fields) => read(fields),
+            Body::Json(json) => look(&serde_json::from_str(json).ok()?),
+            Body::Fields(fields) => look(fields),
             Body::Text(_) => None,
         }
     }
@@ -256,6 +283,15 @@ struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 struct Message<'a> {
     #[serde(borrow, rename = "role")]
     _role: Cow<'a, str>,
+}
+
+/// The text of a message: all of its content, or those of its parts that are text.
+fn said(content: &Value) -> String {
+    let text = |part: &Value| part.as_str().unwrap_or_default().to_owned();
+    match content.as_array() {
+        Some(parts) => parts.iter().map(|part| text(&part["text"])).collect(),
+        None => text(content),
+    }
 }
 
 fn is_id(key: &str) -> bool {

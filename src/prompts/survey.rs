@@ -4,6 +4,7 @@ use super::{
     Input, Place, PromptsError, Reason,
     ids::Ids,
     parse::{self, Fault},
+    sample::Sample,
     shape::{self, Shape},
     stream::Whole,
     walk::Walk,
@@ -16,7 +17,7 @@ use std::path::PathBuf;
 /// How many bad lines a survey names.
 const NAMED: usize = 20;
 
-/// How many prompts a survey keeps the length of, at least half of it in a large input.
+/// How many prompts a survey keeps the text of, at least half of it in a large input.
 const SAMPLES: usize = 2048;
 
 /// Lines between two signs of progress.
@@ -58,15 +59,6 @@ pub struct BadLine {
     pub line: Place,
     /// What is wrong with it.
     pub reason: Reason,
-}
-
-/// One prompt of a sample.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sample {
-    /// Bytes of its body.
-    pub bytes: usize,
-    /// The most tokens that its answer may have, where it says so.
-    pub max_tokens: Option<u32>,
 }
 
 impl Survey {
@@ -178,7 +170,7 @@ impl Seen {
             return;
         }
         self.since = 0;
-        self.samples.push(Sample { bytes: request.bytes(), max_tokens: request.max_tokens() });
+        self.samples.push(Sample::of(request));
         if self.samples.len() == SAMPLES {
             // Every other one goes, and from now on one is taken half as often.
             let mut keep = false;

@@ -82,11 +82,39 @@ fn prompts_are_counted_and_their_lengths_are_estimated() {
     {
         let (code, out, told) = said(&user.types(command, &prompts));
         assert_eq!(code, Some(0), "{told}");
-        assert!(told.contains("lengths are estimated"), "{told}");
-        let first = out.lines().next().unwrap();
-        assert!(first.contains("2 prompts of 25") && first.contains("+ 64 tokens"), "{first}");
+        assert_eq!(told, "", "{out}");
+        // 250 tokens of five letters and a blank each, and 9 of a chat template.
+        assert!(out.contains("2 prompts of 259 + 64 tokens"), "{out}");
+        assert!(out.contains("(estimated from their length, 4 bytes a token)"), "{out}");
+        assert!(out.contains("64 tokens in an answer (the most that is allowed"), "{out}");
     }
     assert_eq!(user.runs(), 0);
+}
+
+#[test]
+fn prompts_are_counted_by_the_tokenizer_in_the_models_folder() {
+    let Some(models) = std::env::var_os("PIECEWORK_TEST_MODELS") else {
+        eprintln!("skipped: PIECEWORK_TEST_MODELS is not set");
+        return;
+    };
+    let user = User::new();
+    let line = "{\"prompt\": \"Once upon a time\", \"max_tokens\": 50}\n";
+    fs::write(user.0.path().join("prompts.jsonl"), line.repeat(3_000)).unwrap();
+    let model = std::path::Path::new(&models).join("stories260K");
+    let command = format!("run prompts.jsonl --dry-run --raw --model {}", model.display());
+    let (code, out, told) = said(&user.types(&command, ""));
+    assert_eq!((code, told.as_str()), (Some(0), ""), "{out}");
+    // `<s> Once upon a time`, as the model itself has it.
+    assert!(out.contains("3,000 prompts of 5 + 50 tokens"), "{out}");
+    assert!(out.contains("5 tokens in a prompt on average (measured on "), "{out}");
+    assert!(out.lines().all(|line| line.chars().count() <= 100), "{out}");
+    let (_, out, _) = said(&user.types(&format!("{command} --json"), ""));
+    let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let basis = &json["lengths"]["input_basis"];
+    assert_eq!((&basis["from"], &basis["median"]), (&"measured".into(), &5.0.into()), "{basis}");
+    // What was said is not looked for.
+    let (_, out, _) = said(&user.types(&format!("{command} --input-tokens 7"), ""));
+    assert!(out.contains("3,000 prompts of 7 + 50") && !out.contains("measured on"), "{out}");
 }
 
 #[test]

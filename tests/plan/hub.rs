@@ -75,6 +75,40 @@ fn a_model_that_only_a_hub_has_is_planned_for_by_its_config() {
 }
 
 #[test]
+fn a_hubs_tokenizer_counts_the_prompts_and_without_it_they_are_estimated() {
+    let tokenizer = r#"{"version": "1.0", "truncation": null, "padding": null,
+        "added_tokens": [], "normalizer": null, "pre_tokenizer": {"type": "WhitespaceSplit"},
+        "post_processor": null, "decoder": null,
+        "model": {"type": "WordLevel", "vocab": {"<unk>": 0}, "unk_token": "<unk>"}}"#;
+    let hub = |status: u16, tokenizer: &'static str, nothing: usize| {
+        server(move |path| match path {
+            "/acme/new/resolve/main/config.json" => (200, String::new(), CONFIG.into(), 0),
+            "/acme/new/resolve/main/tokenizer.json" => {
+                (status, String::new(), tokenizer.into(), nothing)
+            }
+            other => panic!("{other} is asked for"),
+        })
+        .0
+    };
+    let prompts = "{\"prompt\": \"some six words in a row\"}\n".repeat(10);
+    for (hub, expected) in [
+        (hub(200, tokenizer, 0), "6 tokens in a prompt on average (measured on 10 prompts"),
+        (hub(404, "", 0), "not measured, as the hub doesn't give its tokenizer"),
+        (hub(200, "{}", 0), "not measured, as its tokenizer.json can't be understood"),
+        (hub(200, "{}", 100), "what it sends has no"),
+    ] {
+        let variables = [("HF_ENDPOINT", hub.as_str())];
+        let command = "run - --dry-run --raw --model acme/new";
+        let (code, out, told) = said(&User::new().types_with(&variables, command, &prompts));
+        assert_eq!((code, told.as_str()), (Some(0), ""), "{out}");
+        assert!(out.contains(expected), "{expected}: {out}");
+        assert!(out.lines().all(|line| line.chars().count() <= 100), "{out}");
+        let estimated = out.contains("estimated from their length");
+        assert_ne!(estimated, out.contains("measured on"), "{out}");
+    }
+}
+
+#[test]
 fn of_a_gguf_file_only_the_header_is_fetched() {
     let text = |text: &str| [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat();
     let number = |key: &str, number: u32| {
