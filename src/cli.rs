@@ -188,7 +188,7 @@ pub struct WishArgs {
     /// The GPU, or a part of its name, such as `4090` or `h100`.
     #[arg(long, value_name = "NAME")]
     pub gpu: Option<String>,
-    /// Memory of each GPU, at least, such as `24GB`.
+    /// Memory of each GPU, at least, such as `24GB`. A plan for a model of unknown size needs it.
     #[arg(long, value_name = "SIZE")]
     pub vram: Option<String>,
     /// How many GPUs, exactly.

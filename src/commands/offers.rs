@@ -20,7 +20,7 @@ use providers::Mib;
 use std::path::Path;
 
 /// Disk that offers are priced with, where nobody says: for an image, and a model of 8B.
-const DISK: Mib = Mib::from_gib(50);
+pub(super) const DISK: Mib = Mib::from_gib(50);
 
 /// How many rows a table has where nobody says.
 const ROWS: usize = 20;

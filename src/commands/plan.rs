@@ -4,6 +4,7 @@ use super::{
     CommandError,
     look::look_through,
     markets::{markets, sellers},
+    offers::DISK,
     open_home,
 };
 use crate::{
@@ -17,15 +18,18 @@ use crate::{
     measured,
     model::{Weights, find_shape},
     need::{Workload, need},
-    plan::{Goal, PlanError, Plans, make},
+    plan::{Goal, Hourly, PlanError, Plans, make},
     report::{self, words},
     run::engine_of,
     settings::Settings,
-    wish,
+    wish::{self, Wish},
 };
 use providers::{Mib, Need};
 use std::path::Path;
 use wire::EngineKind;
+
+/// What can be had without knowing what decides how long a job takes.
+const BY_HOUR: &str = "`--vram 24GB` shows what machines with so much cost an hour";
 
 /// Plans.
 pub(super) async fn plan(args: RunArgs, home: Option<&Path>) -> Result<Exit, CommandError> {
@@ -40,14 +44,32 @@ pub(super) async fn plan(args: RunArgs, home: Option<&Path>) -> Result<Exit, Com
         report::note(&format!("{prompts} for the echo engine, which has no model to plan for"));
         return Ok(Exit::Done);
     }
+    let hourly = |why: String| Hourly {
+        model: settings.job.model.name.clone(),
+        engine: engine.to_owned(),
+        work,
+        lengths: lengths.clone(),
+        why,
+        vram: settings.wish.vram,
+        offers: Vec::new(),
+        hosted: Vec::new(),
+    };
+    let with_vram = args.wish.vram.is_some();
     if !is_known {
-        report::note(&format!(
-            "how fast {engine} is on which GPU isn't known, so it can't be planned for"
-        ));
+        let why = format!("how fast {engine} is on which GPU isn't known");
+        if with_vram {
+            return by_hour(hourly(why), &args, &settings, &markets).await;
+        }
+        report::note(&format!("{why}, so it can't be planned for; {BY_HOUR}"));
         return Ok(Exit::Done);
     }
-    let shape = find_shape(&settings.job.model).await;
-    let shape = shape.map_err(|error| CommandError::new(Exit::Failed, error))?;
+    let shape = match find_shape(&settings.job.model).await {
+        Ok(shape) => shape,
+        Err(error) if with_vram => {
+            return by_hour(hourly(describe(&error)), &args, &settings, &markets).await;
+        }
+        Err(error) => return Err(CommandError::new(Exit::Failed, error).hint(BY_HOUR)),
+    };
     let allowed = allowed_weights(&args);
     let measured = measured::read(open_home(home)?.path());
     let job = Job {
@@ -81,6 +103,36 @@ pub(super) async fn plan(args: RunArgs, home: Option<&Path>) -> Result<Exit, Com
     report::out(plans.to_string().trim_end());
     if args.plan.explain {
         report::out(plans.explain().trim_end());
+    }
+    Ok(Exit::Done)
+}
+
+/// Shows what machines of the memory that was asked for cost an hour.
+async fn by_hour(
+    hourly: Hourly,
+    args: &RunArgs,
+    settings: &Settings,
+    markets: &Markets,
+) -> Result<Exit, CommandError> {
+    report::warning(&hourly.why);
+    let disk = if args.wish.disk.is_none() { DISK } else { settings.wish.disk };
+    let wish = Wish { disk, ..settings.wish.clone() };
+    let catalog = catalog::ask(markets, &wish.need(), catalog::PATIENCE).await;
+    for error in &catalog.failed {
+        report::warning(&describe(error));
+    }
+    let mut offers = catalog.listed;
+    offers.retain(|listed| wish::fits(&wish, &listed.offer).is_ok());
+    if offers.is_empty() {
+        let none = format!("no offer has {} of VRAM or more on a GPU", wish.vram);
+        let error = CommandError::new(Exit::NoOffer, none);
+        return Err(error.hint("`piecework offers --explain` shows all of them and why not"));
+    }
+    let hourly = Hourly { offers, ..hourly }.ranked();
+    if args.telling.json {
+        report::out(&hourly.to_json().to_string());
+    } else {
+        report::out(hourly.to_string().trim_end());
     }
     Ok(Exit::Done)
 }

@@ -3,9 +3,11 @@
 //! [`make`] puts the pure parts together: offers are chosen from, searched among, and set beside
 //! the prices of hosted APIs. What it makes prints itself ([`show`]), which is `--dry-run`.
 
+mod hourly;
 pub mod search;
 mod show;
 
+pub use hourly::Hourly;
 pub use search::{Goal, Rank};
 
 use crate::{

@@ -1,6 +1,7 @@
 //! Shopping and keys, by the real program against marketplaces on loopback.
 
 mod failures;
+mod hourly;
 mod keyring;
 mod keys;
 mod offers;
