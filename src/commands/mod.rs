@@ -1,5 +1,6 @@
 //! One verb a file: settings → core → exit code.
 
+mod access;
 mod cleanup;
 mod consent;
 mod elsewhere;

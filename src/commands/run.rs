@@ -1,7 +1,9 @@
 //! `provision-and-run`: rent, answer all prompts, give back.
 
 use super::{
-    CommandError, elsewhere, markets, open_home, out,
+    CommandError,
+    access::access,
+    elsewhere, markets, open_home, out,
     prepare::{Prepared, must_be_text, prepare},
     program,
 };
@@ -58,6 +60,13 @@ pub(super) async fn run(args: RunArgs, home: Option<&Path>) -> Result<Exit, Comm
             return Err(error);
         }
     };
+    let access = match access(&settings.job.model, &markets, &prepared.search.providers).await {
+        Ok(access) => access,
+        Err(error) => {
+            folder.discard();
+            return Err(CommandError::new(Exit::Usage, error));
+        }
+    };
     let consented = prepared.tell(&settings, &markets)
         && (prepared.worst == Usd(0) || args.telling.yes || report::ask("go on?"));
     if !consented {
@@ -107,6 +116,7 @@ pub(super) async fn run(args: RunArgs, home: Option<&Path>) -> Result<Exit, Comm
         survey: Some(survey),
         patience: settings::watchdog()?,
         measured,
+        access,
     };
     go(setting, &home, args.telling.json).await
 }
@@ -224,6 +234,9 @@ pub(super) async fn setting(
         // An earlier version didn't keep it.
         plan.shape = shape_of(&plan.job.model).ok();
     }
+    // What is still there may have the model.
+    let access = access(&plan.job.model, &markets, &plan.search.providers).await;
+    let access = access.inspect_err(|error| report::warning(error)).unwrap_or_default();
     Ok(Setting {
         folder,
         plan,
@@ -235,5 +248,6 @@ pub(super) async fn setting(
         survey: None,
         patience: settings::watchdog()?,
         measured: measured::read(home.path()),
+        access,
     })
 }

@@ -118,15 +118,15 @@ struct Part<'a> {
 }
 
 /// A hub, as the environment names it.
-struct Hub {
+pub(super) struct Hub {
     client: Client,
     /// Without a slash at its end.
-    endpoint: String,
-    token: Option<String>,
+    pub(super) endpoint: String,
+    pub(super) token: Option<String>,
 }
 
 impl Hub {
-    fn from_environment() -> Result<Self, HubError> {
+    pub(super) fn from_environment() -> Result<Self, HubError> {
         use_ring();
         let text = |name: &str| env::var(name).ok().filter(|text| !text.trim().is_empty());
         let endpoint = text("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".into());
@@ -138,6 +138,19 @@ impl Hub {
             .map_err(unreachable)?;
         let token = text("HF_TOKEN").or_else(kept_token).map(|token| token.trim().to_owned());
         Ok(Self { client, endpoint: endpoint.trim().trim_end_matches('/').to_owned(), token })
+    }
+
+    /// Looks whether whoever shows this token, if any, may have a file.
+    pub(super) async fn look(&self, url: &str, token: Option<&str>) -> Result<(), HubError> {
+        let mut request = self.client.head(format!("{}/{url}", self.endpoint));
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        let response = request.send().await.map_err(unreachable)?;
+        if response.status().is_success() {
+            return Ok(());
+        }
+        Err(refusal(&response, url, token.is_some()))
     }
 
     /// Reads a file only as far as it takes.

@@ -4,12 +4,14 @@
 //! that are known by name, from `templates/models.toml`; one that is only on a hub has those files
 //! there ([`hub`]). All of it is arithmetic. A [`Tokenizer`] counts what the prompts have.
 
+mod access;
 mod config;
 mod find;
 mod gguf;
 mod hub;
 mod tokenizer;
 
+pub use access::hub_access;
 pub use config::{Config, ConfigError, Quantization};
 pub use find::{ShapeError, shape_of};
 pub use gguf::{GgufError, read_header};

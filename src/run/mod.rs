@@ -53,6 +53,7 @@ use std::{
     sync::Arc,
     time::Instant,
 };
+use wire::HubAccess;
 
 /// Why a run could not be begun, or not be ended well.
 #[derive(Debug, thiserror::Error)]
@@ -121,6 +122,8 @@ pub struct Setting {
     pub patience: template::Patience,
     /// Speeds of earlier runs.
     pub measured: Vec<Measurement>,
+    /// What its machines show to the hub that has the model.
+    pub access: Option<HubAccess>,
 }
 
 /// Runs a plan, or goes on with one. Everything rented in here is released in here.

@@ -31,7 +31,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 use wire::{
-    CodecError, Completion, EngineFacts, FrameReader, FrameWriter, Job, Prompt, Status,
+    CodecError, Completion, EngineFacts, FrameReader, FrameWriter, HubAccess, Job, Prompt, Status,
     ToController, ToWorker, VERSION,
 };
 
@@ -141,6 +141,8 @@ pub struct Talk {
     pub run: RunId,
     /// What the worker is to do.
     pub job: Job,
+    /// What it shows to the hub that has the model.
+    pub access: Option<HubAccess>,
     /// Where to ask for the instance's address.
     pub market: Arc<dyn Marketplace>,
     /// The instance.
@@ -359,7 +361,9 @@ impl Talker {
             | ToController::GivenUp(_) => return Err(Broken::HungUp),
         };
         crash::point("machine: attached");
-        writer.send(&ToWorker::Work(self.talk.job.clone())).await?;
+        writer
+            .send(&ToWorker::Work { job: self.talk.job.clone(), access: self.talk.access.clone() })
+            .await?;
         self.conversation += 1;
         (self.alive, self.begun) = (Instant::now(), Instant::now());
         // What was to be said in an earlier conversation is said anew by whoever hears this.

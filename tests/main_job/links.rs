@@ -147,6 +147,7 @@ async fn run_cut_every(folder: &Path, prompts: usize, period: Option<Duration>) 
         survey: Some(survey),
         patience: Patience::default(),
         measured: Vec::new(),
+        access: None,
     };
     let running = run(setting, Events::unheard(), Ladder::default());
     tokio::pin!(running);

@@ -11,6 +11,7 @@ mod cuts;
 mod estimates;
 mod formats;
 mod full_disk;
+mod gated;
 mod hostile;
 mod interrupts;
 mod kills;

@@ -20,7 +20,7 @@ fn holds(content: &[u8], key: &str) -> bool {
 }
 
 /// Every file in this folder that has the key in it.
-fn files_with(key: &str, folder: &Path) -> Vec<PathBuf> {
+pub(crate) fn files_with(key: &str, folder: &Path) -> Vec<PathBuf> {
     let (mut folders, mut found) = (vec![folder.to_owned()], Vec::new());
     while let Some(folder) = folders.pop() {
         // An instance that ends takes its folder along.

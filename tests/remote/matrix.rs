@@ -297,6 +297,7 @@ fn talker(row: Row, machine: &Machine, key: RunKey) -> Talk {
         key,
         pins: Arc::new(Pins::open(&machine.folder.path().join("pins")).unwrap()),
         worker: Path::new(env!("CARGO_BIN_EXE_piecework")).with_file_name("piecework-worker"),
+        access: None,
         expires: (SystemTime::now() + Duration::from_hours(1)).try_into().unwrap(),
         watched: true,
         promise: None,

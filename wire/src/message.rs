@@ -2,9 +2,10 @@
 
 use crate::server::Server;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// The version of these messages. Two sides with different versions do not talk.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 /// What the controller says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,7 +18,12 @@ pub enum ToWorker {
         run: String,
     },
     /// Says what to answer prompts with. Repeating it changes nothing.
-    Work(Job),
+    Work {
+        /// What to do it with.
+        job: Job,
+        /// What lets it have the model, where the hub doesn't give that to anybody.
+        access: Option<HubAccess>,
+    },
     /// Prompts to answer. One that the worker already holds is not taken twice.
     Prompts(Vec<Prompt>),
     /// Every completion up to and including this number is on disk, and may be forgotten.
@@ -35,6 +41,22 @@ pub enum ToWorker {
         /// How many seconds from now it may be kept at most.
         seconds: u64,
     },
+}
+
+/// What lets its holder have a model from a hub. The worker keeps it in memory only.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HubAccess {
+    /// The hub's address, without a slash at its end. The token is for no other.
+    pub endpoint: String,
+    /// The token.
+    pub token: String,
+}
+
+impl fmt::Debug for HubAccess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The token stays out.
+        f.debug_struct("HubAccess").field("endpoint", &self.endpoint).finish_non_exhaustive()
+    }
 }
 
 /// What the worker says.

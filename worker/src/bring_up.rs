@@ -12,7 +12,7 @@ use std::{
     thread,
 };
 use tokio::sync::mpsc::{Receiver, Sender, UnboundedSender, channel, unbounded_channel};
-use wire::{Completion, EngineFacts, EngineKind, Job, Phase, Prompt};
+use wire::{Completion, EngineFacts, EngineKind, HubAccess, Job, Phase, Prompt};
 
 /// What an engine says of itself.
 #[derive(Debug)]
@@ -41,20 +41,20 @@ pub struct Running {
 /// How many prompts lie ready for the engine beyond those it is at. They can't be given up.
 const READY: usize = 16;
 
-/// Starts bringing up what `job` asks for.
-pub fn bring_up(job: Job) -> Running {
+/// Starts bringing up what `job` asks for. Its model's hub is asked with `access`, if there is any.
+pub fn bring_up(job: Job, access: Option<HubAccess>) -> Running {
     let (prompts, prompts_end) = channel(READY);
     let (completions_end, completions) = unbounded_channel();
     let (news_end, news) = unbounded_channel();
     let gauge = Arc::new(Gauge::default());
     let outlet = Outlet::new(completions_end, gauge.clone());
     let work = move || {
-        let reason =
-            match catch_unwind(AssertUnwindSafe(|| work(&job, prompts_end, outlet, &news_end))) {
-                Ok(Ok(())) => return,
-                Ok(Err(error)) => error.0,
-                Err(_) => "the engine crashed; the worker's log has the details".to_owned(),
-            };
+        let work = || work(&job, access, prompts_end, outlet, &news_end);
+        let reason = match catch_unwind(AssertUnwindSafe(work)) {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.0,
+            Err(_) => "the engine crashed; the worker's log has the details".to_owned(),
+        };
         drop(news_end.send(News::Broken(reason)));
     };
     thread::Builder::new()
@@ -66,6 +66,7 @@ pub fn bring_up(job: Job) -> Running {
 
 fn work(
     job: &Job,
+    access: Option<HubAccess>,
     prompts: Receiver<Prompt>,
     outlet: Outlet,
     news: &UnboundedSender<News>,
@@ -76,7 +77,11 @@ fn work(
         let mut fetching = |source: &str, done, total| {
             tell(News::Phase(Phase::Fetching { source: source.to_owned(), done, total }));
         };
-        fetch::fetch(&job.model, &cache::folder(), &mut fetching)
+        let mut settings = fetch::Settings::from_environment();
+        if let Some(HubAccess { endpoint, token }) = access {
+            (settings.endpoint, settings.token) = (endpoint, Some(token));
+        }
+        fetch::fetch(&settings, &job.model, &cache::folder(), &mut fetching)
             .map_err(|error| EngineError(chain(&error)))
     };
     let mut loading = |done, total| tell(News::Phase(Phase::Loading { done, total }));

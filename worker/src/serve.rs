@@ -166,11 +166,11 @@ impl Worker {
 
     fn hear(&mut self, message: ToWorker) -> Result<(), SpoolError> {
         match message {
-            ToWorker::Work(job) if self.job.is_none() => {
-                self.engine = Some(bring_up(job.clone()));
+            ToWorker::Work { job, access } if self.job.is_none() => {
+                self.engine = Some(bring_up(job.clone(), access));
                 self.job = Some(job);
             }
-            ToWorker::Work(job) if self.job.as_ref() != Some(&job) => {
+            ToWorker::Work { job, .. } if self.job.as_ref() != Some(&job) => {
                 let reason = "this worker was told to work with another model".to_owned();
                 self.to_say.push_back(ToController::Broken { reason });
             }
@@ -196,7 +196,7 @@ impl Worker {
             }
             // The same work again is no news, a second hello has no meaning, and a quit never
             // gets here.
-            ToWorker::Work(_) | ToWorker::Hello { .. } | ToWorker::Quit => {}
+            ToWorker::Work { .. } | ToWorker::Hello { .. } | ToWorker::Quit => {}
         }
         Ok(())
     }

@@ -27,14 +27,15 @@ async fn complete(controller: &mut Controller, mut indices: Vec<u64>) -> u64 {
 }
 
 fn echo(pace: Option<u32>) -> ToWorker {
-    ToWorker::Work(Job {
+    let job = Job {
         engine: EngineKind::Echo { pace },
         model: Model { name: "echo".into(), sources: Vec::new() },
         precision: None,
         limits: Limits::default(),
         seed: 0,
         defaults: "{}".into(),
-    })
+    };
+    ToWorker::Work { job, access: None }
 }
 
 fn prompts(indices: std::ops::Range<u64>) -> ToWorker {

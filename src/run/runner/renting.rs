@@ -368,6 +368,7 @@ impl Runner<'_> {
                 generation: self.tools.generation,
                 run: setting.plan.run.clone(),
                 job: setting.plan.job.clone(),
+                access: setting.access.clone(),
                 market,
                 instance,
                 label: label.clone(),

@@ -128,14 +128,15 @@ async fn drive(server: &Server, model: &str, count: u64, kills: u64) -> Driven {
 }
 
 fn job(server: &Server, model: &str) -> ToWorker {
-    ToWorker::Work(Job {
+    let job = Job {
         engine: EngineKind::Server(Box::new(server.clone())),
         model: Model { name: "measured".to_owned(), sources: vec![Source::Path(model.to_owned())] },
         precision: None,
         limits: Limits { context: Some(CONTEXT), ..Limits::default() },
         seed: 0,
         defaults: "{}".to_owned(),
-    })
+    };
+    ToWorker::Work { job, access: None }
 }
 
 /// The best rate that the worker notes that it measured.

@@ -230,12 +230,7 @@ fn token_file() -> Option<String> {
 /// Blocks, for as long as bytes arrive. Sources are tried in turn; a download that was cut goes
 /// on where it stopped, even after this process has died. What is fetched goes to
 /// `<cache>/models`.
-pub fn fetch(model: &Model, cache: &Path, progress: Progress<'_>) -> Result<PathBuf, FetchError> {
-    fetch_with(&Settings::from_environment(), model, cache, progress)
-}
-
-/// [`fetch`], with settings of one's own.
-pub fn fetch_with(
+pub fn fetch(
     settings: &Settings,
     model: &Model,
     cache: &Path,

