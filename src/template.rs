@@ -259,6 +259,7 @@ mod tests {
             self_release: release,
             boot_limit: Duration::ZERO,
             listing_lag: Duration::ZERO,
+            release_interval: Duration::ZERO,
         };
         let setup = machine(&capabilities, "echo").setup(Some("(the private key)"));
         let setup = setup.expect("it is short enough");

@@ -154,6 +154,11 @@ impl Http {
         self.timing.listing_lag.unwrap_or(known)
     }
 
+    /// How far apart requests of this pace are.
+    pub(crate) fn interval(&self, pace: Pace) -> Duration {
+        if self.timing.paced { pace.interval } else { Duration::ZERO }
+    }
+
     /// A request that reads.
     pub(crate) fn get(&self, operation: &'static str, path: &str) -> Request<'_> {
         self.request(&Method::GET, Effect::Read, operation, path)

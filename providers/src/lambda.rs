@@ -109,6 +109,7 @@ impl Marketplace for Lambda {
             self_release: None,
             boot_limit: Duration::from_mins(20),
             listing_lag: self.http.listing_lag(Duration::from_mins(1)),
+            release_interval: self.http.interval(ANY),
         }
     }
 

@@ -43,6 +43,8 @@ pub struct Capabilities {
     /// How long a new instance may be missing from [`Marketplace::instances`], counted from when
     /// the request for it was sent, whether anybody waited for the answer or not.
     pub listing_lag: Duration,
+    /// How far apart requests to end instances are sent, where many are to be ended at once.
+    pub release_interval: Duration,
 }
 
 /// A place that rents instances by the hour.

@@ -91,6 +91,7 @@ impl Marketplace for Prime {
             self_release: None,
             boot_limit: Duration::from_mins(30),
             listing_lag: self.http.listing_lag(Duration::from_mins(1)),
+            release_interval: self.http.interval(ANY),
         }
     }
 

@@ -115,6 +115,7 @@ impl Marketplace for Runpod {
             self_release: Some(SELF_RELEASE),
             boot_limit: Duration::from_mins(20),
             listing_lag: self.http.listing_lag(Duration::from_mins(1)),
+            release_interval: self.http.interval(RELEASE),
         }
     }
 

@@ -105,6 +105,7 @@ impl Marketplace for Shadeform {
             // Some of its clouds are slow.
             boot_limit: Duration::from_mins(30),
             listing_lag: self.http.listing_lag(Duration::from_mins(2)),
+            release_interval: self.http.interval(ANY),
         }
     }
 

@@ -110,6 +110,7 @@ impl Marketplace for Verda {
             self_release: None,
             boot_limit: Duration::from_mins(20),
             listing_lag: self.http.listing_lag(Duration::from_mins(1)),
+            release_interval: Duration::ZERO,
         }
     }
 

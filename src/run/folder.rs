@@ -12,7 +12,7 @@
 //! sent.json, sent.errors.json                         what of them is in an object store
 //! ```
 
-use super::{owner, purse::Limit};
+use super::{limit::Limit, owner};
 use crate::{
     label::{LONGEST_OWNER, Owner, RunId},
     model::Shape,

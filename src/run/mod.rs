@@ -7,6 +7,7 @@
 mod exchange;
 mod folder;
 mod guard;
+mod limit;
 mod lookout;
 mod meter;
 mod owner;
@@ -21,7 +22,8 @@ mod why;
 pub use exchange::{EXCHANGES, Exchange, worth};
 pub use folder::{Estimate, FolderError, Home, NewPlan, Plan, RunFolder};
 pub use guard::{GRACE, stand};
-pub use purse::{Limit, spent_by, traffic, worst};
+pub use limit::Limit;
+pub use purse::{spent_by, traffic, worst};
 pub use runner::{LEASE_LIMIT, LEASE_MARGIN};
 pub use state::{Facts, RunState};
 pub use stop::{Ladder, Stop};

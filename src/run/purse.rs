@@ -11,7 +11,7 @@ use crate::{
 };
 use jiff::Timestamp;
 use providers::{Billing, Label, Traffic, Usd, UsdPerHour};
-use std::{fmt, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 /// How long it takes at most from the decision to give a machine back until it isn't billed any
 /// more: one request that hangs for as long as it may, and another that is answered.
@@ -28,50 +28,6 @@ const TOLERANCE: u64 = 2;
 
 /// Gigabytes of an image, and of all else that isn't told.
 const IMAGE_GB: u64 = 12;
-
-/// What a run may cost in all, and by whose word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Limit {
-    /// Its budget.
-    Budget(Usd),
-    /// The most that was said, and agreed to, before anything was rented.
-    Agreed(Usd),
-}
-
-impl Limit {
-    /// The lower of the two, for both are promises.
-    pub(super) fn lower(budget: Option<Usd>, agreed: Option<Usd>) -> Option<Self> {
-        match (budget, agreed) {
-            (Some(budget), Some(agreed)) if agreed < budget => Some(Self::Agreed(agreed)),
-            (Some(budget), _) => Some(Self::Budget(budget)),
-            (None, agreed) => agreed.map(Self::Agreed),
-        }
-    }
-
-    /// How much it is.
-    pub const fn usd(self) -> Usd {
-        match self {
-            Self::Budget(usd) | Self::Agreed(usd) => usd,
-        }
-    }
-
-    /// What to do about it, to follow the command that goes on with a run.
-    pub const fn remedy(self) -> &'static str {
-        match self {
-            Self::Budget(_) => "and a larger `--budget`",
-            Self::Agreed(_) => "which says what more it may cost and asks anew",
-        }
-    }
-}
-
-impl fmt::Display for Limit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Budget(_) => f.write_str("the budget"),
-            Self::Agreed(usd) => write!(f, "the {usd} that was agreed to at most"),
-        }
-    }
-}
 
 /// Whether a price is more than the tolerance above the one that was quoted.
 pub(super) fn is_dearer(price: UsdPerHour, quoted: UsdPerHour) -> bool {
@@ -191,16 +147,31 @@ fn lasts(money: Usd, price: UsdPerHour) -> Duration {
     Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX))
 }
 
-/// How far a budget says to stop.
-pub(super) fn verdict(books: &Books, budget: Usd, now: Timestamp) -> Stop {
+/// How long it takes until the last of the machines that are kept is asked to end, where a marketplace
+/// takes one such request each `interval`.
+pub(super) fn queue(books: &Books, interval: impl Fn(&str) -> Duration) -> Duration {
+    let mut kept: BTreeMap<&str, u32> = BTreeMap::new();
+    for (_, lease) in books.leases().filter(|(_, lease)| is_kept(lease)) {
+        *kept.entry(&lease.terms.provider).or_default() += 1;
+    }
+    kept.into_iter().map(|(name, number)| interval(name) * (number - 1)).max().unwrap_or_default()
+}
+
+/// Whether a machine is there, or may be, and isn't being given back: that one no stop ends sooner.
+const fn is_kept(lease: &Lease) -> bool {
+    matches!(lease.state, LeaseState::Ordered | LeaseState::Held(_))
+}
+
+/// How far a budget says to stop. `queue` is how long after the first the last of all machines is
+/// asked to end.
+pub(super) fn verdict(books: &Books, budget: Usd, now: Timestamp, queue: Duration) -> Stop {
     let by = |time| spent_by(books, clock::after(now, time));
+    let release = RELEASE + queue;
     // A budget of nothing is kept by what costs nothing.
-    if by(RELEASE) == Usd(0) {
+    if by(release) == Usd(0) {
         return Stop::No;
     }
     let kept = Usd(budget.0.saturating_mul(DRAIN) / 100);
-    // What is being given back already is ended by no stop.
-    let is_kept = |lease: &Lease| matches!(lease.state, LeaseState::Ordered | LeaseState::Held(_));
     let billed = books.leases().filter(|(_, lease)| is_kept(lease));
     let rate = billed.map(|(_, lease)| tolerated(lease.terms.price).0).sum();
     if rate == 0 {
@@ -210,9 +181,9 @@ pub(super) fn verdict(books: &Books, budget: Usd, now: Timestamp) -> Stop {
     }
     // Told by the time that is left and not by what is spent: where time is charged in blocks the
     // last of them is paid for as soon as it begins, and is to be used.
-    if budget < by(RELEASE) {
+    if budget < by(release) {
         Stop::Kill
-    } else if budget < by(RELEASE + lasts(kept, UsdPerHour(rate)).min(DRAIN_LIMIT)) {
+    } else if budget < by(release + lasts(kept, UsdPerHour(rate)).min(DRAIN_LIMIT)) {
         Stop::Drain
     } else {
         Stop::No
@@ -317,7 +288,7 @@ mod tests {
             // A second or two were paid for.
             let left = left(ledger.books(), Usd(10_000_000), later).0;
             assert!((9_900_000..10_000_000).contains(&left), "{left}");
-            assert_eq!(verdict(ledger.books(), Usd(10_000_000), later), Stop::No);
+            assert_eq!(verdict(ledger.books(), Usd(10_000_000), later, Duration::ZERO), Stop::No);
         });
     }
 
@@ -361,9 +332,30 @@ mod tests {
             (1_000_000, Stop::Kill),
         ] {
             with_lease(9_000_000, |books, now| {
-                assert_eq!(verdict(books, Usd(budget), now), expected, "{budget}");
+                assert_eq!(verdict(books, Usd(budget), now, Duration::ZERO), expected, "{budget}");
             });
         }
+    }
+
+    #[test]
+    fn the_more_machines_wait_for_their_end_the_earlier_it_begins() {
+        with_leases(41, 0, Billing::default(), |ledger, since| {
+            let interval = |name: &str| {
+                assert_eq!(name, "acme");
+                Duration::from_secs(3)
+            };
+            let wait = queue(ledger.books(), interval);
+            assert_eq!(wait, Duration::from_mins(2));
+            let now = clock::after(since, Duration::from_mins(1));
+            // 41 dollars are spent, and as many go with each of the three minutes that it takes.
+            let enough = 4 * (41_000_000 + 820_000);
+            let stop = |budget| verdict(ledger.books(), Usd(budget), now, wait);
+            assert_eq!([stop(enough), stop(enough - 1)], [Stop::Drain, Stop::Kill]);
+            let first = Label("0".into());
+            ledger.record(&first, Entry::Releasing).expect("it is held");
+            assert_eq!(queue(ledger.books(), interval), Duration::from_secs(117));
+        });
+        assert_eq!(queue(&Books::default(), |_| Duration::MAX), Duration::ZERO);
     }
 
     #[test]
@@ -376,22 +368,11 @@ mod tests {
             with_leases(2, 0, billing, |ledger, since| {
                 for hours in [0, 1, 20, 24] {
                     let now = clock::after(since, Duration::from_hours(hours));
-                    let stop = verdict(ledger.books(), agreed, now);
+                    let stop = verdict(ledger.books(), agreed, now, Duration::ZERO);
                     assert_eq!(stop, Stop::No, "after {hours} h with {billing:?}");
                 }
             });
         }
-    }
-
-    #[test]
-    fn the_lower_of_what_was_said_and_what_was_agreed_to_counts() {
-        let (one, two) = (Some(Usd(1)), Some(Usd(2)));
-        assert_eq!(Limit::lower(None, None), None);
-        assert_eq!(Limit::lower(one, None), Some(Limit::Budget(Usd(1))));
-        assert_eq!(Limit::lower(None, two), Some(Limit::Agreed(Usd(2))));
-        assert_eq!(Limit::lower(one, two), Some(Limit::Budget(Usd(1))));
-        assert_eq!(Limit::lower(two, one), Some(Limit::Agreed(Usd(1))));
-        assert_eq!(Limit::lower(two, two), Some(Limit::Budget(Usd(2))));
     }
 
     #[test]
@@ -405,7 +386,7 @@ mod tests {
                 let left = |seconds| {
                     let now =
                         clock::after(since, last.saturating_sub(Duration::from_secs(seconds)));
-                    verdict(ledger.books(), Usd(budget), now)
+                    verdict(ledger.books(), Usd(budget), now, Duration::ZERO)
                 };
                 assert_eq!((left(595), left(150)), (Stop::No, Stop::No), "{budget}");
                 assert_eq!((left(75), left(45)), (Stop::Drain, Stop::Kill), "{budget}");
@@ -420,7 +401,7 @@ mod tests {
             ledger.record(&label, Entry::Releasing).expect("it is rented");
             ledger.record(&label, Entry::Released).expect("it is gone");
             let spent = ledger.books().cost(at(0));
-            let stop = |budget| verdict(ledger.books(), Usd(budget), at(0));
+            let stop = |budget| verdict(ledger.books(), Usd(budget), at(0), Duration::ZERO);
             assert_eq!((stop(spent.0 * 2), stop(spent.0)), (Stop::No, Stop::Drain));
         });
     }

@@ -2,7 +2,8 @@
 //!
 //! Workers talk to it through [`talk`](crate::shards::talk), marketplaces through [`Leases`]; it
 //! alone decides who gets which prompt, and when the run is over. Its methods are in files of their
-//! own: [`renting`] and [`losing`] machines, [`hearing`] what workers say, [`feeding`] them, [`watching`] and [`reviewing`] what they cost,
+//! own: [`renting`] and [`losing`] machines, [`hearing`] what workers say, [`feeding`] them, [`ticking`]
+//! what is looked after all the time, [`watching`] and [`reviewing`] what they cost,
 //! [`succeeding`] one by another, and [`telling`] how it all goes.
 
 mod feeding;
@@ -12,6 +13,7 @@ mod renting;
 mod reviewing;
 mod succeeding;
 mod telling;
+mod ticking;
 mod watching;
 
 use super::{
@@ -19,7 +21,6 @@ use super::{
     guard::Guard,
     lookout::{Lookout, Sights},
     meter::{Meter, Stopwatch},
-    purse::{self, DRAIN_LIMIT},
     slot::{Held, Slot},
     state::{Facts, RunState},
     stop::{Ladder, Stop},
@@ -373,44 +374,6 @@ impl<'a> Runner<'a> {
         }
     }
 
-    fn tick(&mut self) -> Result<(), Why> {
-        self.leases.check().map_err(LeaseError::from)?;
-        self.progress();
-        self.review();
-        self.look_out();
-        self.see_to_the_guard();
-        let (plan, time_left) = (&self.tools.setting.plan, self.time_left());
-        let mut end = |stop: Stop, why: Why| {
-            self.why.get_or_insert(why);
-            self.tools.ladder.raise(stop);
-        };
-        if time_left == Duration::ZERO {
-            end(Stop::Drain, Why::Stopped("the deadline has come".to_owned()));
-        }
-        if let Some(limit) = plan.limit() {
-            let verdict = purse::verdict(self.leases.books(), limit.usd(), self.leases.now());
-            if verdict != Stop::No {
-                end(verdict, Why::Spent(limit));
-            }
-        }
-        if self.draining_since.is_some_and(|since| DRAIN_LIMIT <= since.elapsed()) {
-            end(Stop::Kill, Why::Stopped("stopped".to_owned()));
-        }
-        Ok(())
-    }
-
-    /// How long this session may go on. By the time of day too, which goes on while a computer sleeps.
-    fn time_left(&self) -> Duration {
-        let deadline = self.tools.setting.plan.deadline;
-        left(deadline, self.tools.begun.elapsed(), self.until, clock::now())
-    }
-
-    fn see_to_the_guard(&mut self) {
-        if let Some(event) = self.tools.guard.as_mut().and_then(Guard::look) {
-            self.tools.events.send(event);
-        }
-    }
-
     fn phase(&self, slot: u32, phase: SlotPhase) {
         self.tools.events.send(Event::Phase { slot, phase });
     }
@@ -440,27 +403,5 @@ async fn wait(durable: &mut Durable, ticket: Option<Ticket>) -> Result<(), Resul
     match ticket {
         Some(ticket) => durable.wait(ticket).await,
         None => std::future::pending().await,
-    }
-}
-
-/// What is left of a deadline of which `awake` has gone by, and is at `until`.
-fn left(deadline: Duration, awake: Duration, until: Timestamp, now: Timestamp) -> Duration {
-    deadline.saturating_sub(awake).min(clock::between(now, until))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_computer_that_slept_stretches_no_deadline() {
-        let (hour, begun) = (Duration::from_hours(1), Timestamp::UNIX_EPOCH);
-        let until = clock::after(begun, hour);
-        let at = |minutes| clock::after(begun, Duration::from_mins(minutes));
-        let awake = Duration::from_mins(10);
-        assert_eq!(left(hour, awake, until, at(10)), Duration::from_mins(50));
-        assert_eq!(left(hour, awake, until, at(55)), Duration::from_mins(5), "it slept");
-        assert_eq!(left(hour, awake, until, at(90)), Duration::ZERO);
-        assert_eq!(left(hour, hour, until, begun), Duration::ZERO, "its clock was put back");
     }
 }

@@ -1,6 +1,6 @@
 //! Why a run's work ends before its end.
 
-use super::purse::Limit;
+use super::limit::Limit;
 use crate::{
     catalog::Silence,
     leases::LeaseError,

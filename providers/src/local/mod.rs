@@ -177,6 +177,7 @@ impl Marketplace for Local {
             self_release: Some(SELF_RELEASE),
             boot_limit: BOOT_LIMIT,
             listing_lag: Duration::ZERO,
+            release_interval: Duration::ZERO,
         }
     }
 

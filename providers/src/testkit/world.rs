@@ -230,6 +230,7 @@ impl Marketplace for World {
             self_release: None,
             boot_limit: Duration::from_mins(10),
             listing_lag: self.lag,
+            release_interval: Duration::ZERO,
         }
     }
 
