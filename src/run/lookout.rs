@@ -163,6 +163,12 @@ mod tests {
             assert_eq!(see(&machine, &listed).price, Some(UsdPerHour(310_000)), "{listed:?}");
             listed.reverse();
         }
+        // Once its id is another, its label is all that it is known by.
+        listed.retain(|found| Some(&found.id) == machine.id.as_ref());
+        listed[0].id = InstanceId("moved".into());
+        assert_eq!(see(&machine, &listed).price, Some(UsdPerHour(310_000)));
+        listed[0].label = None;
+        assert_eq!(see(&machine, &listed).price, None);
     }
 
     #[tokio::test(start_paused = true)]

@@ -77,6 +77,21 @@ async fn a_twin_that_has_come_back_is_owed_once_more() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_seen_to_be_nobodys_and_is_not_any_more_is_left_alone() {
+    let mut bench = Bench::new(World::default());
+    bench.rented().await;
+    bench.doubled().await;
+    let listed = bench.world.instances().await.unwrap();
+    let seen = strays(bench.leases.books(), "world", &listed);
+    // Both are given back, by their label.
+    bench.released().await;
+    assert_eq!((seen.len(), bench.world.billed()), (1, 0));
+    bench.leases.give_back(&seen[0]).unwrap();
+    assert_eq!(bench.leases.books().leases().count(), 1, "it is told of twice");
+    assert!(bench.leases.news().await.is_none(), "it is asked for again");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_twin_that_nobody_saw_is_given_back_with_its_machine_after_a_crash_too() {
     let mut bench = Bench::new(World::default());
     bench.rented().await;
