@@ -235,6 +235,32 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_guard_looks_all_the_time_whether_its_program_hangs() {
+        let world = Arc::new(World::default());
+        let folder = tempfile::tempdir().expect("a folder");
+        let run = RunFolder::at(folder.path().to_owned());
+        let name = "nov26-7kq3".parse().expect("a run");
+        let ledger = Ledger::open(&run.ledger(), &name).expect("it opens");
+        let markets = Markets::new([world.clone() as Arc<dyn Marketplace>]);
+        let mut leases = Leases::new(markets.clone(), ledger, Events::unheard());
+        let offer = world.offers(&Need::default()).await.expect("it answers").remove(0);
+        let order = Order::new(offer, Label("pw-1".into()), "ssh-ed25519 key");
+        let terms = Terms::example("world", UsdPerHour(1), Timestamp::UNIX_EPOCH);
+        leases.order(order, terms).expect("it can be written");
+        leases.news().await.expect("it is under way").expect("it can be written");
+        let hanging = async {
+            assert_eq!(world.billed(), 1);
+            sleep(OVERDUE_EVERY * 2).await;
+            assert_eq!(world.billed(), 0, "it is long past its time");
+            drop(leases);
+        };
+        let (owner, events) = (Owner::random(), Events::unheard());
+        let watching = watch(&run, &owner, &markets, Duration::ZERO, &events);
+        let (watched, ()) = tokio::join!(watching, hanging);
+        watched.expect("it ends");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_marketplace_that_is_down_at_the_last_look_keeps_nobody() {
         let (world, folder) = ordered_in_vain(Duration::from_mins(3)).await;
         let markets = Markets::new([world.clone() as Arc<dyn Marketplace>]);
