@@ -128,6 +128,21 @@ fn a_page_shows_the_accounts_numbers_in_light_and_dark_on_a_phone_and_in_print()
              return marks.filter((m, i) => i && m.left - marks[i - 1].right < 4).map(() => x.textContent) })",
         );
         assert_eq!(close, serde_json::json!([]), "{name}: times have room between them");
+        let beside = browser.eval(
+            "const svg = document.querySelector('svg[data-json=\"/latency/buckets\"], svg[data-step=\"\"]'); \
+             const bars = svg.dataset.values.split(' ').length, box = svg.getBoundingClientRect(); \
+             return [...svg.closest('figure').querySelectorAll('.x span')].flatMap(x => { \
+             const own = x.getBoundingClientRect(); if (!own.width) return []; \
+             const place = (own.left + own.width / 2 - box.left) / box.width * bars; \
+             return Math.abs(place % 1 - .5) < .1 ? [] : [x.textContent + ' at ' + place] })",
+        );
+        assert_eq!(beside, serde_json::json!([]), "{name}: a bar's name is under its middle");
+        let broken = browser.eval(
+            "return [...document.querySelectorAll('.phase')] \
+             .filter(p => new Set([...p.querySelectorAll('data')].map(d => d.getBoundingClientRect().top)).size > 1) \
+             .map(p => p.textContent)",
+        );
+        assert_eq!(broken, serde_json::json!([]), "{name}: what a phase took and cost is one line");
         let alone = browser.eval(
             "const tops = [...document.querySelectorAll('.tiles:not(.few) .tile')] \
              .map(t => t.getBoundingClientRect().top); \
