@@ -152,7 +152,7 @@ fn plants_a_key(before: &str) -> Option<tempfile::TempDir> {
     let script = include_str!("../../templates/host-key.sh").replace("@KEY@", "a key");
     let mut machine = Command::new("bwrap");
     machine.args(["--dev-bind", "/", "/", "--tmpfs", "/etc/ssh", "--chdir"]).arg(folder.path());
-    match machine.args(["sh", "-c", &format!("{before}\n{script}\nwait")]).status() {
+    match machine.args(["sh", "-c", &format!("{before}\n{script}\n>planted\nwait")]).status() {
         Ok(status) if status.success() => Some(folder),
         Ok(_) | Err(_) => {
             #[expect(clippy::print_stderr, reason = "a test that tests nothing says so")]
@@ -166,11 +166,12 @@ fn plants_a_key(before: &str) -> Option<tempfile::TempDir> {
 
 #[test]
 fn a_planted_host_key_is_read_again_and_cuts_no_session_off() {
-    // A shell by the name of `sshd`, with a child that is one too, as its sessions are.
+    // A shell by the name of `sshd`, with a child that is one too, as its sessions are. Both stay
+    // until the key is planted, however long it takes to look at all processes.
     let serving = "cp /bin/sh sshd\n\
-                   ./sshd -c './sshd -c \"sleep 1; echo lived >session\" & \
-                   trap \"echo heard >server\" HUP; wait; sleep 2' &\n\
-                   sleep 0.3";
+                   ./sshd -c './sshd -c \"until [ -e planted ]; do sleep 0.05; done; echo lived >session\" & \
+                   trap \"echo heard >server\" HUP; >ready; wait; wait' &\n\
+                   until [ -e ready ]; do sleep 0.05; done";
     let Some(machine) = plants_a_key(serving) else { return };
     let wrote = |name: &str| fs::read_to_string(machine.path().join(name)).unwrap_or_default();
     assert_eq!((wrote("server").as_str(), wrote("session").as_str()), ("heard\n", "lived\n"));
