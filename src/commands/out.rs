@@ -5,6 +5,7 @@ use crate::{
     exit::Exit,
     label::RunId,
     ledger,
+    prompts::Input,
     run::{Home, errors_beside},
 };
 use std::path::{Path, PathBuf};
@@ -25,7 +26,7 @@ pub(super) fn usable(
             usage(format!("there is no folder for `{}`", out.display())).hint("make it first")
         );
     }
-    for path in [&out, &errors_beside(&out)] {
+    for path in &written(&out) {
         let Ok(there) = path.symlink_metadata() else { continue };
         let name = path.display();
         if there.is_dir() {
@@ -34,9 +35,8 @@ pub(super) fn usable(
         if !there.is_file() {
             return Err(usage(format!("`{name}` is no plain file; name another with `--out`")));
         }
-        let is_it = |path: &Path| prompts.iter().any(|p| p.canonicalize().is_ok_and(|p| p == path));
-        if path.canonicalize().is_ok_and(|path| is_it(&path)) {
-            return Err(usage(format!("`{name}` holds the prompts; name another with `--out`")));
+        if prompts.iter().any(|prompts| is_same(path, prompts)) {
+            return Err(holds_prompts(path));
         }
         if !force {
             let hint = "name another file with `--out`, or overwrite it with `--force`";
@@ -44,6 +44,18 @@ pub(super) fn usable(
         }
     }
     Ok(out)
+}
+
+/// Sees that none of the prompts would be replaced, whatever pattern or store they were found by.
+pub(super) fn spares(out: &Path, input: &Input) -> Result<(), CommandError> {
+    if out == Path::new("-") {
+        return Ok(());
+    }
+    let is_one = |path: &PathBuf| {
+        let mut sources = input.sources.iter();
+        sources.any(|source| Path::new(&source.name) == path || is_same(path, &source.path))
+    };
+    written(out).iter().find(|path| is_one(path)).map_or(Ok(()), |path| Err(holds_prompts(path)))
 }
 
 /// Sees that no other run that is under way writes to `out`: the last of them would replace what
@@ -62,4 +74,18 @@ pub(super) fn unclaimed(home: &Home, out: &Path, by: &RunId) -> Result<(), Comma
         }
     }
     Ok(())
+}
+
+/// The files that a run writes whose completions go to `out`.
+fn written(out: &Path) -> [PathBuf; 2] {
+    [out.to_owned(), errors_beside(out)]
+}
+
+fn is_same(one: &Path, other: &Path) -> bool {
+    one.canonicalize().is_ok_and(|one| other.canonicalize().is_ok_and(|other| one == other))
+}
+
+fn holds_prompts(path: &Path) -> CommandError {
+    let error = format!("`{}` holds the prompts; name another with `--out`", path.display());
+    CommandError::new(Exit::Usage, error)
 }

@@ -53,7 +53,12 @@ pub(super) async fn run(args: RunArgs, home: Option<&Path>) -> Result<Exit, Comm
     }
     let folder = home.create(&run)?;
     let measured = measured::read(home.path());
-    let prepared = match prepare(&args, &settings, &markets, &folder, measured).await {
+    let prepared = prepare(&args, &settings, &markets, &folder, measured).await;
+    let prepared = prepared.and_then(|prepared| {
+        target.as_deref().map_or(Ok(()), |out| out::spares(out, &prepared.input))?;
+        Ok(prepared)
+    });
+    let prepared = match prepared {
         Ok(prepared) => prepared,
         Err(error) => {
             folder.discard();

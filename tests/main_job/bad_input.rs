@@ -85,6 +85,20 @@ fn the_prompts_and_another_runs_errors_are_never_overwritten() {
 }
 
 #[test]
+fn prompts_that_a_pattern_finds_are_never_overwritten_either() {
+    let user = User::new();
+    fs::create_dir(user.folder().join("data")).expect("it is new");
+    user.file("data/a.jsonl", numbered(1));
+    for name in ["data/x.jsonl", "data/x.errors.jsonl"] {
+        let prompts = user.file(name, "{\"id\":\"x\",\"prompt\":\"precious\"}");
+        let arguments = ["run", "data/*.jsonl", "--out", "data/x.jsonl", "--force"];
+        let told = refused(&user, &[&arguments[..], &ECHO[..]].concat(), 2);
+        assert!(told.contains(&format!("{name}` holds the prompts")), "{told}");
+        fs::remove_file(prompts).expect("it is there still");
+    }
+}
+
+#[test]
 fn a_marketplace_that_is_unknown_is_named() {
     let user = User::new();
     user.file("prompts.jsonl", numbered(1));

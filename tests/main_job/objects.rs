@@ -116,6 +116,17 @@ fn prompts_come_from_a_store_and_completions_go_there() {
     let told = conversation(&again);
     assert_eq!(again.status.code(), Some(2), "{told}");
     assert!(told.contains("`s3://bucket/out/all.jsonl` is there already"), "{told}");
+    // Nor are the prompts, whatever is said.
+    for (prompts, out) in [("in/a.jsonl", "in/a.jsonl"), ("in/*.jsonl", "in/b.jsonl")] {
+        let [prompts, target] = [prompts, out].map(|name| format!("s3://bucket/{name}"));
+        let run = ["run", &prompts, "--out", &target, "--force"];
+        let before = fs::read(store.path(out)).expect("it is there");
+        let refused = store.piecework(&user, &run).args(ECHO).output().expect("it runs");
+        let told = conversation(&refused);
+        assert_eq!(refused.status.code(), Some(2), "{told}");
+        assert!(told.contains(&format!("`{target}` holds the prompts")), "{told}");
+        assert_eq!(fs::read(store.path(out)).expect("it is there"), before);
+    }
 
     // Errors go beside them, and what is packed is packed there too.
     let run = ["run", "s3://bucket/in/deep/c.jsonl", "--out", "s3://bucket/out/c.jsonl.gz"];
