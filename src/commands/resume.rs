@@ -10,8 +10,9 @@ use crate::{
     exit::Exit,
     ledger::{self, Books},
     report,
-    run::{FolderError, Home, RunFolder},
+    run::{Home, Plan, RunFolder},
     settings,
+    shards::ordered_at,
 };
 use providers::Label;
 use std::{path::Path, time::Duration};
@@ -30,7 +31,7 @@ pub(super) async fn resume(args: ResumeArgs, home: Option<&Path>) -> Result<Exit
     .await;
     let mut plan = match folder.plan() {
         Ok(plan) => plan,
-        Err(error) => return without_plan(&home, &folder, error).await,
+        Err(error) => return refused_with(&home, &folder, error.into()).await,
     };
     if let Some(text) = &args.deadline {
         plan.deadline = settings::time(text)?;
@@ -38,8 +39,8 @@ pub(super) async fn resume(args: ResumeArgs, home: Option<&Path>) -> Result<Exit
     if let Some(text) = &args.budget {
         plan.budget = Some(settings::usd(text)?);
     }
-    if let Some(target) = &plan.out {
-        out::unclaimed(&home, target, &plan.run)?;
+    if let Err(error) = may_write(&home, &folder, &plan, args.retry_failed) {
+        return refused_with(&home, &folder, error).await;
     }
     let mut setting = run::setting(&home, folder, plan, worker).await?;
     setting.retry_failed = args.retry_failed;
@@ -49,11 +50,25 @@ pub(super) async fn resume(args: ResumeArgs, home: Option<&Path>) -> Result<Exit
     run::go(setting, &home, args.telling.json).await
 }
 
-/// A run that can't be gone on with for want of its plan may owe something all the same.
-async fn without_plan(
+/// Sees that going on replaces nothing of other runs.
+fn may_write(
     home: &Home,
     folder: &RunFolder,
-    error: FolderError,
+    plan: &Plan,
+    retry_failed: bool,
+) -> Result<(), CommandError> {
+    let Some(target) = &plan.out else { return Ok(()) };
+    out::unclaimed(home, target, &plan.run)?;
+    // One that is over writes nothing any more.
+    let writes = retry_failed || ordered_at(&folder.files(plan)).is_none();
+    if writes { out::unreplaced(home, folder, plan) } else { Ok(()) }
+}
+
+/// A run that can't be gone on with may owe something all the same.
+async fn refused_with(
+    home: &Home,
+    folder: &RunFolder,
+    error: CommandError,
 ) -> Result<Exit, CommandError> {
     let ledger = folder.ledger();
     let books = Books::read(&ledger).map_err(|error| {
@@ -63,9 +78,9 @@ async fn without_plan(
     let owed: Vec<Label> =
         books.unwrap_or_default().owed().map(|(label, _)| label.clone()).collect();
     if owed.is_empty() {
-        return Err(error.into());
+        return Err(error);
     }
-    report::error(&error, None);
+    error.tell();
     report::owed(&owed, &ledger, &markets(home).await?);
     Ok(Exit::MayBeBilled)
 }

@@ -20,7 +20,7 @@ mod writer;
 pub use bits::Bits;
 pub use error::ResultsError;
 pub use export::{Layout, OutFormat, Packing};
-pub use order::{Ordered, Out, check_writable, finished, order, reopen, so_far};
+pub use order::{Ordered, Out, check_writable, finished, order, ordered_at, reopen, so_far};
 pub use queue::{Counts, Finish, Item, Queue, WorkerId};
 pub use reasons::{Reason, reasons};
 pub use record::{Cause, Record};

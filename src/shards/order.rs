@@ -14,6 +14,7 @@ use super::{
     record::Kind,
     scan::{scan, sync_folder},
 };
+use jiff::Timestamp;
 use memchr::memchr;
 use providers::crash;
 use serde::{Deserialize, Serialize};
@@ -67,6 +68,12 @@ struct Marker {
 /// What the run came to, if its results were put in order already.
 pub fn finished(files: &RunFiles) -> Option<Ordered> {
     marker(files).map(|marker| marker.ordered)
+}
+
+/// When they were, by the clock of the file system.
+pub fn ordered_at(files: &RunFiles) -> Option<Timestamp> {
+    let modified = fs::metadata(marker_path(files)).and_then(|about| about.modified());
+    Timestamp::try_from(modified.ok()?).ok()
 }
 
 /// What the run has come to so far, also while a program works on it. Changes nothing.

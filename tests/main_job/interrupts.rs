@@ -327,3 +327,47 @@ fn two_runs_do_not_write_to_one_place() {
     user.done(&second);
     assert_eq!(ids(&user.folder().join("out.jsonl")), numbered_ids(PROMPTS));
 }
+
+#[test]
+fn two_runs_do_not_write_their_errors_to_one_place() {
+    let user = User::new();
+    let program = working(&user);
+    fs::create_dir(user.folder().join("down")).expect("it is new");
+    for out in ["out.csv", "down/../out.jsonl.zst"] {
+        let output = user.run(&["run", "prompts.jsonl", "--engine", "echo", "--out", out]);
+        let told = conversation(&output);
+        assert_eq!(output.status.code(), Some(2), "{told}");
+        assert!(told.contains("out.errors.jsonl` is where the run "), "{told}");
+    }
+    signal(&program.id().to_string(), "HUP");
+    program.wait_with_output().expect("it ends");
+}
+
+#[test]
+fn a_run_that_is_gone_on_with_replaces_nothing_that_another_has_written() {
+    let user = User::new();
+    let program = working(&user);
+    let first = user.only_run();
+    let first = first.file_name().and_then(|name| name.to_str()).expect("it has a name");
+    signal(&program.id().to_string(), "HUP");
+    program.wait_with_output().expect("it ends");
+    let (out, aside) = (user.folder().join("out.jsonl"), user.folder().join("aside.jsonl"));
+    user.file("others.jsonl", numbered(3));
+    user.done(&["run", "others.jsonl", "--engine", "echo", "--out", "out.jsonl"]);
+    let refused = |arguments: &[&str]| {
+        let output = user.run(arguments);
+        let told = conversation(&output);
+        assert_eq!(output.status.code(), Some(2), "{told}");
+        assert!(told.contains("out.jsonl` was written by the run "), "{told}");
+        assert_eq!(ids(&out), numbered_ids(3));
+    };
+    refused(&["resume", first]);
+    fs::rename(&out, &aside).expect("it is there");
+    user.done(&["resume", first]);
+    assert_eq!((ids(&out), ids(&aside)), (numbered_ids(PROMPTS), numbered_ids(3)));
+    // What it has written itself is in nobody's way, and what has replaced it since is.
+    user.done(&["resume", first, "--retry-failed"]);
+    user.done(&["run", "others.jsonl", "--engine", "echo", "--out", "out.jsonl", "--force"]);
+    user.done(&["resume", first]);
+    refused(&["resume", first, "--retry-failed"]);
+}
