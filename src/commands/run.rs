@@ -26,13 +26,18 @@ use crate::{
     story,
 };
 use providers::{Label, Usd};
-use std::path::{Path, PathBuf};
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
 use tokio::sync::mpsc::unbounded_channel;
 
 /// Runs.
 pub(super) async fn run(args: RunArgs, home: Option<&Path>) -> Result<Exit, CommandError> {
     let prompts = args.prompts.iter().map(PathBuf::as_path);
-    must_be_text(prompts.chain(args.out.as_deref()).chain(home))?;
+    // What is named from here is kept by its whole name.
+    let here = env::current_dir().ok();
+    must_be_text(prompts.chain(args.out.as_deref()).chain(home).chain(here.as_deref()))?;
     let settings = Settings::new(&args)?;
     let worker = settings::worker(args.telling.worker.as_deref())?;
     let target = match args.out.as_deref().map(|out| (out, elsewhere::address(out))) {
@@ -45,6 +50,8 @@ pub(super) async fn run(args: RunArgs, home: Option<&Path>) -> Result<Exit, Comm
         return Err(CommandError::new(Exit::Usage, error).hint("give `--out` a file"));
     }
     let home = open_home(home)?;
+    // Links may have led elsewhere.
+    must_be_text(target.as_deref().into_iter().chain([home.path()]))?;
     let owner = home.renter()?;
     let markets = markets(&home).await?;
     let run = RunId::random(clock::now());

@@ -30,6 +30,9 @@ pub enum PromptsError {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// A file whose name can't be kept.
+    #[error("`{}` is not valid UTF-8; give it another name", .0.display())]
+    NotText(PathBuf),
     /// The template can't be understood.
     #[error("the template can't be understood: {0}")]
     Template(String),

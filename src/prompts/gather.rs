@@ -70,5 +70,24 @@ fn matching(path: &Path) -> Result<Vec<PathBuf>, PromptsError> {
     })?;
     found.retain(|path| !path.is_dir());
     found.sort();
+    if let Some(odd) = passed_over(path) {
+        return Err(PromptsError::NotText(odd));
+    }
     if found.is_empty() { Err(PromptsError::NoMatch(path.to_owned())) } else { Ok(found) }
+}
+
+/// A file that a pattern seems to mean, and that `glob` passes over since its name isn't text.
+fn passed_over(pattern: &Path) -> Option<PathBuf> {
+    let name = glob::Pattern::new(pattern.file_name()?.to_str()?).ok()?;
+    let folders = match pattern.parent()?.to_str()? {
+        "" => ".",
+        folder => folder,
+    };
+    let folders = glob::glob(folders).ok()?.flatten();
+    let files = folders.filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten();
+    let mut files = files.map(|file| file.path());
+    files.find(|file| {
+        let of_file = file.file_name().filter(|name| name.to_str().is_none());
+        of_file.is_some_and(|odd| name.matches(&odd.to_string_lossy())) && !file.is_dir()
+    })
 }

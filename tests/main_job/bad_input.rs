@@ -1,7 +1,7 @@
 //! Input that is wrong: what is said, that nothing is rented, and that nothing is lost.
 
 use crate::program::{User, conversation, ids, json_lines, numbered};
-use std::{fs, path::Path, process::Command};
+use std::{ffi::OsStr, fs, os::unix::ffi::OsStrExt, path::Path, process::Command};
 
 /// What is said to a command that must fail, and that nothing was begun.
 fn refused(user: &User, arguments: &[&str], code: i32) -> String {
@@ -96,6 +96,28 @@ fn prompts_that_a_pattern_finds_are_never_overwritten_either() {
         assert!(told.contains(&format!("{name}` holds the prompts")), "{told}");
         fs::remove_file(prompts).expect("it is there still");
     }
+}
+
+#[test]
+fn a_name_that_is_no_text_is_named_wherever_it_comes_from() {
+    let user = User::new();
+    let odd = user.folder().join(OsStr::from_bytes(b"odd\xff"));
+    fs::create_dir(&odd).expect("it is new");
+    fs::write(odd.join("prompts.jsonl"), numbered(1)).expect("there is room");
+    let mut here = user.piecework(&["run", "prompts.jsonl", "--engine", "echo"]);
+    let output = here.current_dir(&odd).output().expect("it runs");
+    assert_eq!(output.status.code(), Some(2), "{}", conversation(&output));
+    assert!(conversation(&output).contains("is not valid UTF-8"), "{}", conversation(&output));
+    // One that a pattern means isn't left out without a word.
+    fs::create_dir(user.folder().join("data")).expect("it is new");
+    user.file("data/a.jsonl", numbered(1));
+    let left_out = user.folder().join("data").join(OsStr::from_bytes(b"\xff.jsonl"));
+    fs::write(&left_out, numbered(1)).expect("there is room");
+    for pattern in ["data/*.jsonl", "d*/?.jsonl"] {
+        let told = refused(&user, &[&["run", pattern][..], &ECHO[..]].concat(), 1);
+        assert!(told.contains("is not valid UTF-8; give it another name"), "{told}");
+    }
+    user.done(&[&["run", "data/[a-z].jsonl"][..], &ECHO[..]].concat());
 }
 
 #[test]
