@@ -18,7 +18,9 @@ use std::{
     fs::{self, File},
     io::Write as _,
     path::{Path, PathBuf},
+    process::Command,
     sync::Arc,
+    thread,
 };
 use tempfile::TempDir;
 
@@ -373,6 +375,22 @@ async fn several_files_are_one_input_and_each_line_says_which_it_is_of() {
     let none =
         gather(&[Typed::File(folder.path().join("*.parquet"))], |_| panic!("none is a stream"));
     assert!(matches!(none, Err(PromptsError::NoMatch(_))), "{none:?}");
+}
+
+#[test]
+fn a_pipe_that_a_pattern_finds_is_read_once() {
+    let folder = temporary();
+    let (pipe, spooled) = (folder.path().join("b.csv"), folder.path().join("spooled"));
+    fs::write(folder.path().join("a.csv"), "prompt\na\n").expect("there is room");
+    assert!(Command::new("mkfifo").arg(&pipe).status().expect("it runs").success());
+    let to = pipe.clone();
+    let writer = thread::spawn(move || fs::write(to, "prompt\nb\n").expect("somebody reads"));
+    let typed = [Typed::File(folder.path().join("*.csv"))];
+    let sources = gather(&typed, |_| spooled.clone()).expect("they are there");
+    writer.join().expect("it wrote");
+    let names = [folder.path().join("a.csv"), pipe].map(|path| path.display().to_string());
+    assert_eq!(sources.iter().map(|source| source.name.clone()).collect::<Vec<_>>(), names);
+    assert_eq!(fs::read_to_string(&sources[1].path).expect("it was spooled"), "prompt\nb\n");
 }
 
 #[tokio::test]

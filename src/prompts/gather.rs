@@ -33,18 +33,18 @@ pub fn gather(
                 continue;
             }
         };
-        if must_be_spooled(path) {
+        for path in matching(path)? {
+            if !must_be_spooled(&path) {
+                sources.push(Source::file(&path).map_err(|error| io_error(&path, "found", error))?);
+                continue;
+            }
             let to = spooled(sources.len());
             if path == Path::new("-") {
                 spool(io::stdin().lock(), &to)?;
             } else {
-                spool(File::open(path).map_err(|error| io_error(path, "opened", error))?, &to)?;
+                spool(File::open(&path).map_err(|error| io_error(&path, "opened", error))?, &to)?;
             }
             sources.push(Source { name: path.display().to_string(), path: to });
-            continue;
-        }
-        for path in matching(path)? {
-            sources.push(Source::file(&path).map_err(|error| io_error(&path, "found", error))?);
         }
     }
     Ok(sources)
