@@ -241,6 +241,22 @@ async fn the_first_of_several_lines_with_one_id_is_done() {
 }
 
 #[tokio::test]
+async fn an_id_that_a_line_without_one_gets_is_had_by_no_other() {
+    let content = "{\"id\":\"prompt-1\",\"prompt\":\"a\"}\n{\"prompt\":\"b\"}\n{\"prompt\":\"c\"}\n\
+                   {\"id\":\"prompt-2\",\"prompt\":\"d\"}\n{\"id\":\"prompt-03\",\"prompt\":\"e\"}\n\
+                   {\"id\":\"prompt-6\",\"prompt\":\"f\"}\n{}";
+    insta::assert_snapshot!(becomes("a", content).await, @r#"
+    1 prompt-1 Auto {"prompt":"a"}
+    2 Some("prompt-1") bad: an earlier line has the same id
+    3 prompt-2 Auto {"prompt":"c"}
+    4 Some("prompt-2") bad: an earlier line has the same id
+    5 prompt-03 Auto {"prompt":"e"}
+    6 prompt-6 Auto {"prompt":"f"}
+    7 None bad: the line has no `prompt`, no `messages` and no `body`
+    "#);
+}
+
+#[tokio::test]
 async fn a_line_over_the_limit_is_bad_and_the_next_is_read() {
     let folder = temporary();
     let long = format!("{{\"prompt\": \"{}\"}}", "x".repeat(5 << 20));

@@ -164,8 +164,14 @@ pub enum Entry {
 
 /// The id of a prompt that brings none: `prompt-` and its index, from 0.
 ///
-/// It is like the ids that people choose, so an input in which only some lines have ids of this
-/// very form can hold one of them twice. The results are told apart by their `id` even then.
+/// It is like the ids that people choose. Of two lines that come to have the same, only the first
+/// is done.
 pub fn default_id(index: u64) -> String {
     format!("prompt-{index}")
+}
+
+/// The index of which this would be the [`default_id`].
+fn index_of_default(id: &str) -> Option<u64> {
+    let index = id.strip_prefix("prompt-")?.parse().ok()?;
+    (default_id(index) == id).then_some(index)
 }

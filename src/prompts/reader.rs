@@ -141,10 +141,10 @@ fn entry(
     match shape::request(content, format, shape) {
         Ok(request) => {
             let custom_id = request.id.as_ref().map(ToString::to_string);
-            if duplicate {
-                return bad(custom_id, Reason::DuplicateId);
-            }
             let custom_id = custom_id.unwrap_or_else(|| default_id(index));
+            if duplicate {
+                return bad(Some(custom_id), Reason::DuplicateId);
+            }
             let prompt = Prompt { index, form: request.form, body: request.into_body() };
             Entry::Good { prompt, custom_id, line }
         }

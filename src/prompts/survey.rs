@@ -3,6 +3,7 @@
 use super::{
     Input, Place, PromptsError, Reason,
     ids::Ids,
+    index_of_default,
     parse::{self, Fault},
     sample::Sample,
     shape::{self, Shape},
@@ -86,7 +87,8 @@ impl Input {
 /// Looks through a whole input. `progress` is told now and then how many bytes are behind it.
 ///
 /// Blocks for as long as it takes to read and check every line. Takes 16 bytes of memory for each
-/// prompt that has an id of its own: 64 MB for 4,000,000 of them, until it returns.
+/// prompt that has an id of its own: 64 MB for 4,000,000 of them, until it returns; and as much again
+/// where those are like the ids of prompts that bring none.
 pub fn survey(input: &Input, mut progress: impl FnMut(u64)) -> Result<Survey, PromptsError> {
     let shape = Shape::new(&input.options)?;
     let mut walk = Walk::new(input, &shape, true);
@@ -104,7 +106,7 @@ pub fn survey(input: &Input, mut progress: impl FnMut(u64)) -> Result<Survey, Pr
         return Err(PromptsError::Empty(input.first()));
     }
     let files = walk.finish();
-    let duplicates = seen.ids.duplicates(seen.prompts);
+    let duplicates = seen.duplicates();
     Ok(Survey {
         prompts: seen.prompts,
         bad: seen.bad + duplicates.count(),
@@ -136,6 +138,10 @@ struct Seen {
     bad: u64,
     body_bytes: u64,
     ids: Ids,
+    /// The good prompts without an id, a bit each, and the prompts with an id that one of those may
+    /// get, each with its number.
+    nameless: Vec<u64>,
+    named_alike: Vec<(u64, u64)>,
     first_bad: Vec<BadLine>,
     samples: Vec<Sample>,
     /// A good prompt is sampled when this many came since the last one.
@@ -151,6 +157,9 @@ impl Seen {
             Ok(request) => {
                 if let Some(id) = &request.id {
                     self.ids.add(index, id);
+                    self.named_alike.extend(index_of_default(id).map(|other| (other, index)));
+                } else {
+                    self.note_nameless(index);
                 }
                 self.body_bytes += request.bytes() as u64;
                 self.sample(&request);
@@ -162,6 +171,30 @@ impl Seen {
                 }
             }
         }
+    }
+
+    fn note_nameless(&mut self, index: u64) {
+        let word = usize::try_from(index / 64).expect("a bit a prompt fits into memory");
+        if self.nameless.len() <= word {
+            self.nameless.resize(word + 1, 0);
+        }
+        self.nameless[word] |= 1 << (index % 64);
+    }
+
+    fn is_nameless(&self, index: u64) -> bool {
+        let word = usize::try_from(index / 64).ok().and_then(|at| self.nameless.get(at));
+        word.is_some_and(|word| word & 1 << (index % 64) != 0)
+    }
+
+    /// The prompts whose id an earlier one has, be it its own or the one that it gets.
+    fn duplicates(&mut self) -> Bits {
+        let mut duplicates = std::mem::take(&mut self.ids).duplicates(self.prompts);
+        for (nameless, named) in &self.named_alike {
+            if self.is_nameless(*nameless) {
+                duplicates.insert(*nameless.max(named));
+            }
+        }
+        duplicates
     }
 
     fn sample(&mut self, request: &parse::Request<'_>) {
