@@ -291,6 +291,31 @@ async fn a_parquet_file_gives_a_prompt_a_row() {
     assert!(error.to_string().ends_with("it has `text`, `key`, `score`"), "{error}");
 }
 
+#[tokio::test]
+async fn bytes_of_a_parquet_file_that_are_text_are_read_as_text_and_others_are_bad() {
+    let folder = temporary();
+    let path = folder.path().join("a.parquet");
+    // As older programs write text: without a word that it is text.
+    let schema = parse_message_type("message rows { required binary prompt; }");
+    let schema = Arc::new(schema.expect("it is a schema"));
+    let file = File::create(&path).expect("there is room");
+    let mut writer =
+        SerializedFileWriter::new(file, schema, Arc::default()).expect("there is room");
+    let mut rows = writer.next_row_group().expect("there is room");
+    let mut column = rows.next_column().expect("there is room").expect("it is the first");
+    let texts = [&b"na\xc3\xafve"[..], b"na\xefve", b""].map(|text| ByteArray::from(text.to_vec()));
+    column.typed::<ByteArrayType>().write_batch(&texts, None, None).expect("there is room");
+    column.close().expect("there is room");
+    rows.close().expect("there is room");
+    writer.close().expect("there is room");
+    let input = of(std::slice::from_ref(&path), Options::default());
+    insta::assert_snapshot!(shown(&input).await, @r#"
+    1 prompt-0 {"prompt":"naïve"}
+    2 None bad: the field `prompt` is not valid UTF-8
+    3 None bad: `prompt` is empty
+    "#);
+}
+
 #[test]
 fn a_damaged_parquet_file_is_an_error_and_never_a_panic() {
     let folder = temporary();

@@ -4,9 +4,10 @@ use super::{PromptsError, Reason, rows::Chosen};
 use parquet::{
     errors::ParquetError,
     file::{reader::FileReader, serialized_reader::SerializedFileReader},
-    record::reader::RowIter,
+    record::{Field, reader::RowIter},
     schema::types::Type,
 };
+use serde_json::Value;
 use std::{
     fs::File,
     io,
@@ -54,18 +55,30 @@ impl Parquet {
         let mut json = std::mem::replace(&mut self.row, Ok(Vec::new())).unwrap_or_default();
         json.clear();
         json.push(b'{');
+        let mut odd = None;
         for ((_, field), (_, name)) in row.get_column_iter().zip(&self.chosen.0) {
             if json.len() != 1 {
                 json.push(b',');
             }
             json.extend(name.as_bytes());
             json.push(b':');
-            let value = field.to_json_value();
+            // Not every program that writes text says that it is text.
+            let value = if let Field::Bytes(bytes) = field {
+                let text = str::from_utf8(bytes.data()).ok();
+                odd = odd.or(text.is_none().then_some(name));
+                text.map_or(Value::Null, Value::from)
+            } else {
+                field.to_json_value()
+            };
             serde_json::to_writer(&mut json, &value).expect("memory can be written to");
         }
         json.push(b'}');
-        let long = self.limit < json.len();
-        self.row = if long { Err(Reason::TooLong(self.limit)) } else { Ok(json) };
+        let odd = odd.map(|name| serde_json::from_str(name).expect("it was made a JSON string"));
+        self.row = match odd {
+            Some(column) => Err(Reason::Field { column, fault: "is not valid UTF-8" }),
+            None if self.limit < json.len() => Err(Reason::TooLong(self.limit)),
+            None => Ok(json),
+        };
         Ok(true)
     }
 
