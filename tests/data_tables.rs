@@ -316,6 +316,17 @@ async fn bytes_of_a_parquet_file_that_are_text_are_read_as_text_and_others_are_b
     "#);
 }
 
+#[tokio::test]
+async fn a_column_goes_before_what_templates_know_by_its_name() {
+    let content = "range,id\nfar,a\n";
+    let options = template("{{range}}");
+    insta::assert_snapshot!(becomes("a.csv", content, options.clone()).await, @r#"2 a {"prompt":"far"}"#);
+    let line = r#"{"range":"far","id":"a"}"#;
+    insta::assert_snapshot!(becomes("a", line, options).await, @r#"1 a {"prompt":"far"}"#);
+    let options = template("{% for n in range(2) %}{{n}} {{text}} {% endfor %}");
+    insta::assert_snapshot!(becomes("a.csv", "text,id\nx,a\n", options).await, @r#"2 a {"prompt":"0 x 1 x "}"#);
+}
+
 #[test]
 fn a_damaged_parquet_file_is_an_error_and_never_a_panic() {
     let folder = temporary();

@@ -42,8 +42,18 @@ enum Prompt {
     AsIs,
     /// Of the column of this name.
     Column(String),
-    /// Of a template over these fields.
-    Template(Box<Environment<'static>>, BTreeSet<String>),
+    /// Of a template over these fields. A table's column may also be called like something that
+    /// templates have anyway, such as `range`, and goes before it.
+    Template(Box<Environment<'static>>, Names),
+}
+
+/// The names in a template.
+#[derive(Debug)]
+struct Names {
+    /// Those that a row must fill in.
+    fields: BTreeSet<String>,
+    /// Those that it may.
+    known: BTreeSet<String>,
 }
 
 impl Shape {
@@ -57,7 +67,7 @@ impl Shape {
                 environment
                     .add_template_owned(TEMPLATE, template.clone())
                     .map_err(|error| PromptsError::Template(told(&error)))?;
-                let names = fields(&environment)?;
+                let names = names(&environment)?;
                 Prompt::Template(Box::new(environment), names)
             }
             (None, Some(column)) => Prompt::Column(column.clone()),
@@ -84,7 +94,10 @@ impl Shape {
         let mut wanted: HashSet<String> = match &self.prompt {
             Prompt::AsIs => known(PROMPTS).map(str::to_owned).collect(),
             Prompt::Column(column) => [column.clone()].into(),
-            Prompt::Template(_, names) => names.iter().cloned().collect(),
+            Prompt::Template(_, Names { fields, known }) => {
+                let known = known.iter().filter(|name| there(name));
+                fields.iter().chain(known).cloned().collect()
+            }
         };
         if matches!(self.prompt, Prompt::AsIs) && wanted.is_empty() {
             return Err(PromptsError::NoPromptColumn { path: path.to_owned(), columns: all() });
@@ -145,13 +158,13 @@ fn fill(environment: &Environment<'_>, fields: &Map<String, Value>) -> Result<St
     if text.trim().is_empty() { Err(Reason::Empty(TEMPLATE)) } else { Ok(text) }
 }
 
-/// The names that a template leaves to be filled in.
-fn fields(environment: &Environment<'_>) -> Result<BTreeSet<String>, PromptsError> {
+fn names(environment: &Environment<'_>) -> Result<Names, PromptsError> {
     let template = environment.get_template(TEMPLATE);
     let template = template.map_err(|error| PromptsError::Template(told(&error)))?;
     let globals: HashSet<&str> = environment.globals().map(|(name, _)| name).collect();
     let names = template.undeclared_variables(false).into_iter();
-    Ok(names.filter(|name| !globals.contains(name.as_str())).collect())
+    let (known, fields) = names.partition(|name| globals.contains(name.as_str()));
+    Ok(Names { fields, known })
 }
 
 /// What is wrong, without where in a file that nobody has.
