@@ -1,4 +1,5 @@
-//! What the job would cost at hosted APIs, from `templates/hosted.toml` and a user's own file.
+//! What the job would cost at hosted APIs, from `templates/hosted.toml` and a user's own file of the
+//! same form (`settings::hosted_prices`).
 //!
 //! Whoever plans to rent should know when not to.
 
@@ -71,7 +72,7 @@ const ALIKE: f64 = 1.35;
 /// A file of prices can't be read.
 #[derive(Debug, thiserror::Error)]
 #[error("the file of hosted prices can't be read: {0}")]
-pub struct PriceError(#[from] toml::de::Error);
+pub struct PriceError(#[from] pub(crate) toml::de::Error);
 
 impl Price {
     /// What a job costs at this price, in batch mode where there is one.

@@ -13,6 +13,7 @@ use crate::{
     cli::RunArgs,
     engines::Engine,
     exit::Exit,
+    hosted::quotes,
     leases::{Markets, describe},
     lengths::Lengths,
     measured,
@@ -21,7 +22,7 @@ use crate::{
     plan::{Goal, Hourly, PlanError, Plans, make},
     report::{self, words},
     run::engine_of,
-    settings::Settings,
+    settings::{Settings, hosted_prices},
     wish::{self, Wish},
 };
 use providers::{Mib, Need};
@@ -38,6 +39,7 @@ pub(super) async fn plan(args: RunArgs, home: Option<&Path>) -> Result<Exit, Com
     let is_known = Engine::named(engine, false).or(Engine::named(engine, true)).is_some();
     let (prompts, lengths) = prompts(&args, &settings, is_known).await?;
     let work = Workload { prompts, input: lengths.input, output: lengths.output };
+    let own = hosted_prices()?;
     let markets = asked(home, &args, &settings).await?;
     if matches!(settings.job.engine, EngineKind::Echo { .. }) {
         let prompts = words::plural(prompts, "prompt");
@@ -52,7 +54,7 @@ pub(super) async fn plan(args: RunArgs, home: Option<&Path>) -> Result<Exit, Com
         why,
         vram: settings.wish.vram,
         offers: Vec::new(),
-        hosted: Vec::new(),
+        hosted: quotes(&settings.job.model.name, None, &work, &own),
     };
     let with_vram = args.wish.vram.is_some();
     if !is_known {
@@ -94,7 +96,7 @@ pub(super) async fn plan(args: RunArgs, home: Option<&Path>) -> Result<Exit, Com
     }
     let mut listed = catalog.listed;
     listed.retain(|listed| wish::fits(&settings.wish, &listed.offer).is_ok());
-    let plans = make(&job, &goal, listed, &[]).map_err(refusal)?;
+    let plans = make(&job, &goal, listed, &own).map_err(refusal)?;
     let plans = Plans { lengths: Some(lengths), ..plans };
     if args.telling.json {
         report::out(&plans.to_json().to_string());
@@ -128,7 +130,8 @@ async fn by_hour(
         let error = CommandError::new(Exit::NoOffer, none);
         return Err(error.hint("`piecework offers --explain` shows all of them and why not"));
     }
-    let hourly = Hourly { offers, ..hourly }.ranked();
+    wish::sort(&mut offers, wish::Order::Price);
+    let hourly = Hourly { offers, ..hourly };
     if args.telling.json {
         report::out(&hourly.to_json().to_string());
     } else {

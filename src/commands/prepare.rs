@@ -22,7 +22,7 @@ use crate::{
     prompts::{Input, Survey},
     report::{self, words},
     run::{LEASE_LIMIT, LEASE_MARGIN, NoOffer, RunFolder, engine_of, traffic, worst as most},
-    settings::Settings,
+    settings::{Settings, hosted_prices},
     shortlist::{Pick, Search, Task},
     template::has_watchdog,
 };
@@ -85,6 +85,7 @@ pub(super) async fn prepare(
     measured: Vec<Measurement>,
 ) -> Result<Prepared, CommandError> {
     let chosen = chosen(markets, &settings.providers)?;
+    let own = hosted_prices()?;
     let engine = engine_of(&settings.job.engine);
     let known = Engine::named(engine, false).or_else(|| Engine::named(engine, true));
     let fetched = |number| folder.fetched(number);
@@ -137,7 +138,7 @@ pub(super) async fn prepare(
     let all = each.max().unwrap_or_default();
     let worst = settings.budget.map_or(all, |budget| budget.min(all));
     let cheaper = work.zip(estimate).and_then(|(work, (_, cost))| {
-        let quotes = hosted::quotes(name, shape.as_ref(), &work, &[]);
+        let quotes = hosted::quotes(name, shape.as_ref(), &work, &own);
         quotes.into_iter().find(|quote| quote.likeness == Likeness::Same && quote.cost < cost)
     });
     Ok(Prepared {

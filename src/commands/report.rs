@@ -12,6 +12,7 @@ use crate::{
     need::Workload,
     report,
     run::{Plan, RunFolder, errors_of},
+    settings::hosted_prices,
     shards::{Ordered, finished, reasons, so_far},
     story::{Account, Source, account, read},
 };
@@ -78,7 +79,11 @@ fn quotes(plan: &Plan, results: &Ordered) -> Vec<Quote> {
     let (input, output) = (each(results.tokens_in), each(results.tokens_out));
     let work = Workload { prompts, input, output };
     let shape = plan.shape.clone().or_else(|| shape_of(model).ok());
-    let all = hosted::quotes(&model.name, shape.as_ref(), &work, &[]);
+    let own = hosted_prices().unwrap_or_else(|error| {
+        report::warning(&describe(&error));
+        Vec::new()
+    });
+    let all = hosted::quotes(&model.name, shape.as_ref(), &work, &own);
     let cheapest = |likeness| {
         let alike = all.iter().filter(move |quote| quote.likeness == likeness);
         alike.take(QUOTES).cloned()

@@ -3,12 +3,7 @@
 
 use super::show::{head, hosted, hour};
 use crate::{
-    choose::Listed,
-    gpus::Gpu,
-    hosted::{Quote, quotes},
-    lengths::Lengths,
-    need::Workload,
-    report::words,
+    choose::Listed, gpus::Gpu, hosted::Quote, lengths::Lengths, need::Workload, report::words,
 };
 use providers::{Mib, Rental};
 use serde_json::{Value, json};
@@ -39,17 +34,6 @@ pub struct Hourly {
 }
 
 impl Hourly {
-    /// The same with its offers in order, and hosted prices beside them.
-    #[must_use]
-    pub fn ranked(mut self) -> Self {
-        self.offers.sort_by(|a, b| {
-            let key = |listed: &Listed| (listed.offer.price, listed.market.clone());
-            key(a).cmp(&key(b))
-        });
-        self.hosted = quotes(&self.model, None, &self.work, &[]);
-        self
-    }
-
     /// All of it, for programs. Money in millionths of a dollar.
     pub fn to_json(&self) -> Value {
         json!({

@@ -159,3 +159,21 @@ fn what_can_not_be_done_has_its_own_exit_code_and_says_what_could() {
         assert!(told.contains(reason) && told.contains(hint), "{command}: {told}");
     }
 }
+
+#[test]
+fn a_users_own_prices_of_hosted_apis_are_beside_the_plan() {
+    let user = User::new();
+    let folder = user.0.path().join(".config/piecework");
+    fs::create_dir_all(&folder).unwrap();
+    let job = "run --dry-run --prompt-count 4000000 --input-tokens 1000 --output-tokens 200";
+    let price = "[[price]]\nservice = \"Acme\"\nmodel = \"Smol\"\nsame = [\"SmolLM2-135M-Instruct\"]\n\
+                 input = 0.01\noutput = 0.02\ndate = \"2026-11-20\"\nsource = \"their letter\"\n";
+    fs::write(folder.join("hosted.toml"), price).unwrap();
+    let (code, out, told) = said(&user.types(job, ""));
+    assert_eq!(code, Some(0), "{told}");
+    assert!(out.contains("hosted: $56.00 for Smol of Acme (2026-11-20)"), "{out}");
+    fs::write(folder.join("hosted.toml"), "[[price]]\nservice = 1").unwrap();
+    let (code, out, told) = said(&user.types(job, ""));
+    assert_eq!((code, out.as_str()), (Some(2), ""), "{told}");
+    assert!(told.contains("hosted.toml` makes no sense"), "{told}");
+}
