@@ -70,6 +70,9 @@ pub enum Unfit {
 
 const MIB: f64 = 1_048_576.0;
 
+/// GPUs of the largest machines that marketplaces rent out.
+const MOST_GPUS: u32 = 8;
+
 /// Every way to put a model onto a machine of `count` GPUs with `memory` each.
 pub fn fits(
     shape: &Shape,
@@ -147,12 +150,23 @@ pub fn need(
     work: &Workload,
     interruptible: bool,
 ) -> Need {
-    let runs = |weights: &&Weights| engine.share_of_peak(**weights).is_some();
-    let split = splits(shape, engine, 8).last().unwrap_or(1);
-    let each = |weights: &Weights| needed(shape, engine, *weights, split, work);
-    let vram = allowed.iter().filter(runs).map(each).min().unwrap_or_default();
+    let vram = least(shape, engine, allowed, work).map_or(Mib(0), |(_, each)| each);
     let disk = disk(shape, engine, allowed);
     Need { vram, disk, interruptible, ..Need::default() }
+}
+
+/// The least that could do: over how many GPUs a copy is then split, and the memory that each of
+/// them must have. None where the engine runs none of the precisions that are allowed.
+pub fn least(
+    shape: &Shape,
+    engine: &Engine,
+    allowed: &[Weights],
+    work: &Workload,
+) -> Option<(u32, Mib)> {
+    let runs = |weights: &&Weights| engine.share_of_peak(**weights).is_some();
+    let split = splits(shape, engine, MOST_GPUS).last().unwrap_or(1);
+    let each = |weights: &Weights| needed(shape, engine, *weights, split, work);
+    Some((split, allowed.iter().filter(runs).map(each).min()?))
 }
 
 /// Disk for the image, the model as it is published, and 10 GB of room.

@@ -9,8 +9,8 @@ use super::{
 };
 use crate::{
     catalog,
-    choose::Job,
-    cli::RunArgs,
+    choose::{Job, Listed, gpus_in_words},
+    cli::{RunArgs, WishArgs},
     engines::Engine,
     exit::Exit,
     hosted::quotes,
@@ -56,7 +56,7 @@ pub(super) async fn plan(args: RunArgs, home: Option<&Path>) -> Result<Exit, Com
         offers: Vec::new(),
         hosted: quotes(&settings.job.model.name, None, &work, &own),
     };
-    let with_vram = args.wish.vram.is_some();
+    let with_vram = settings.wish.vram != Mib(0);
     if !is_known {
         let why = format!("how fast {engine} is on which GPU isn't known");
         if with_vram {
@@ -94,9 +94,16 @@ pub(super) async fn plan(args: RunArgs, home: Option<&Path>) -> Result<Exit, Com
     for error in &catalog.failed {
         report::warning(&describe(error));
     }
-    let mut listed = catalog.listed;
-    listed.retain(|listed| wish::fits(&settings.wish, &listed.offer).is_ok());
-    let plans = make(&job, &goal, listed, &own).map_err(refusal)?;
+    let is_wished = |listed: &&Listed| wish::fits(&settings.wish, &listed.offer).is_ok();
+    let listed: Vec<_> = catalog.listed.iter().filter(is_wished).cloned().collect();
+    let plans = make(&job, &goal, listed, &own).map_err(|error| {
+        let other = matches!(error, PlanError::NoOffer { .. })
+            .then(|| make(&job, &goal, catalog.listed, &own).ok());
+        let unwished = other.flatten().and_then(|other| unwished(&args, &other));
+        let hints: Vec<_> = error.hint().into_iter().chain(unwished).collect();
+        let refused = refusal(error);
+        if hints.is_empty() { refused } else { refused.hint(hints.join(", or ")) }
+    })?;
     let plans = Plans { lengths: Some(lengths), ..plans };
     if args.telling.json {
         report::out(&plans.to_json().to_string());
@@ -162,6 +169,29 @@ async fn asked(
     let all = settings.providers.iter().any(|name| name == "all");
     let named: &[String] = if all { &[] } else { &settings.providers };
     Ok(sellers(&home, named).await?.markets)
+}
+
+/// What could do the job if fewer machines were ruled out.
+fn unwished(args: &RunArgs, other: &Plans) -> Option<String> {
+    let WishArgs { gpu, vram, count, disk, region, trust, .. } = &args.wish;
+    let typed = [
+        ("--gpu", gpu.is_some()),
+        ("--vram", vram.is_some()),
+        ("--count", count.is_some()),
+        ("--disk", disk.is_some()),
+        ("--region", region.is_some()),
+        ("--trust", trust.is_some()),
+    ];
+    let typed: Vec<_> = typed
+        .iter()
+        .filter(|(_, is_typed)| *is_typed)
+        .map(|(flag, _)| format!("`{flag}`"))
+        .collect();
+    let listed = &other.plans.first()?.parts.first()?.candidate.listed;
+    (!typed.is_empty()).then(|| {
+        let (machine, market) = (gpus_in_words(listed.offer.gpus.as_ref()), &listed.market);
+        format!("leave out {}: {machine} at {market} would do", typed.join(", "))
+    })
 }
 
 /// What to ask marketplaces for.

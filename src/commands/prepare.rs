@@ -18,7 +18,7 @@ use crate::{
     lengths::Lengths,
     model::{Shape, Weights, find_shape},
     need::Workload,
-    plan::{Goal, make},
+    plan::{Goal, LONGEST, make},
     prompts::{Input, Survey},
     report::{self, words},
     run::{LEASE_LIMIT, LEASE_MARGIN, NoOffer, RunFolder, engine_of, traffic, worst as most},
@@ -38,10 +38,6 @@ const BAD_LINES_SHOWN: usize = 3;
 
 /// How much longer than its slowest estimate a run may take, where no deadline was given.
 const SLACK: f64 = 2.0;
-
-/// The longest that a run goes on to which nobody gave a deadline. Estimates can be far off, and under
-/// `--yes` nobody has seen this one; what isn't done by then `resume` goes on with.
-const LONGEST: Duration = Duration::from_hours(7 * 24);
 
 /// What a run is begun with.
 pub(super) struct Prepared {

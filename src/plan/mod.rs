@@ -3,24 +3,30 @@
 //! [`make`] puts the pure parts together: offers are chosen from, searched among, and set beside
 //! the prices of hosted APIs. What it makes prints itself ([`show`]), which is `--dry-run`.
 
+mod error;
 mod hourly;
 pub mod search;
 mod show;
 
+pub use error::PlanError;
 pub use hourly::Hourly;
 pub use search::{Goal, Rank};
 
 use crate::{
-    choose::{Candidate, Job, Listed, Reason, Rejected, choose},
-    cost::{Share, cost, finish},
+    choose::{Candidate, Job, Listed, Rejected, choose},
+    cost::{Share, cost},
     hosted::{Price, Quote, quotes},
     lengths::Lengths,
-    model::Weights,
-    need::{Unfit, Workload},
+    need::Workload,
 };
-use providers::{Mib, Usd, UsdPerHour};
+use error::{no_offer, unkept};
+use providers::{Usd, UsdPerHour};
 use search::{Choice, Solution, search};
 use std::time::Duration;
+
+/// The longest that a run goes on to which nobody gave a deadline. Estimates can be far off, and under
+/// `--yes` nobody has seen this one; what isn't done by then `resume` goes on with.
+pub const LONGEST: Duration = Duration::from_hours(7 * 24);
 
 /// Plans that are shown, at most.
 const SHOWN: usize = 5;
@@ -68,69 +74,6 @@ pub struct Plans {
     pub rejected: Vec<Rejected>,
     /// What the job would cost at hosted APIs.
     pub hosted: Vec<Quote>,
-}
-
-/// Why there is no plan. Each says what would make one possible.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum PlanError {
-    /// No offer can do the job.
-    #[error("no offer fits `{model}`: {why}")]
-    NoOffer {
-        /// The model.
-        model: String,
-        /// What is missing.
-        why: String,
-        /// What would help.
-        hint: Option<String>,
-    },
-    /// The job can't be done in time.
-    #[error("no plan ends within {}: the soonest takes {}, on {machines} machines, for {cost}", show::time(*wanted), show::time(*soonest))]
-    TooLate {
-        /// The deadline.
-        wanted: Duration,
-        /// The shortest time that can be had.
-        soonest: Duration,
-        /// On how many machines.
-        machines: u32,
-        /// At what cost.
-        cost: Usd,
-    },
-    /// The job costs more than the budget.
-    #[error("no plan costs {budget} or less: the cheapest costs {cheapest} and takes {}", show::time(*time))]
-    TooDear {
-        /// The budget.
-        budget: Usd,
-        /// The least that it costs.
-        cheapest: Usd,
-        /// How long that takes.
-        time: Duration,
-    },
-    /// No offer has as many machines.
-    #[error("there are not {machines} machines that fit at the moment, but {available}")]
-    TooFew {
-        /// As many as were wanted.
-        machines: u32,
-        /// As many as there are.
-        available: u32,
-    },
-}
-
-impl PlanError {
-    /// What would make a plan possible, to follow the error.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::NoOffer { hint, .. } => hint.clone(),
-            Self::TooLate { soonest, .. } => {
-                let hours = soonest.as_secs().div_ceil(3600);
-                Some(format!("give it `--deadline {hours}h`"))
-            }
-            Self::TooDear { cheapest, .. } => {
-                let dollars = cheapest.0.div_ceil(1_000_000);
-                Some(format!("give it `--budget {dollars}`, fewer prompts, or shorter answers"))
-            }
-            Self::TooFew { available, .. } => Some(format!("take `--machines {available}`")),
-        }
-    }
 }
 
 /// Plans a job. `own` are the user's own prices of hosted APIs.
@@ -237,91 +180,4 @@ impl Plan {
 
 fn duration(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
-}
-
-/// Which of the things to keep to can't be kept to.
-fn unkept(choices: &[Choice], work: &Workload, goal: &Goal) -> PlanError {
-    let free = Goal { deadline: None, budget: None, ..*goal };
-    if let Some(machines) = goal.machines
-        && search(choices, work, &free).is_empty()
-    {
-        let available = choices.iter().map(|(_, available)| *available).sum::<u32>();
-        return PlanError::TooFew { machines, available: available.min(search::MOST) };
-    }
-    let cheapest = search(choices, work, &Goal { rank: Rank::Job, budget: None, ..*goal });
-    if let (Some(budget), Some(cheapest)) = (goal.budget, cheapest.first()) {
-        let (time, cheapest) = (duration(cheapest.seconds), cheapest.cost);
-        return PlanError::TooDear { budget, cheapest, time };
-    }
-    // A budget without a bound lets it take as many machines as there are.
-    let soonest = Goal { rank: Rank::Time, budget: Some(Usd(u64::MAX)), deadline: None, ..*goal };
-    let by_kind = search(choices, work, &soonest).into_iter().next();
-    let all: Vec<Share> = choices
-        .iter()
-        .flat_map(|(share, available)| std::iter::repeat_n(*share, *available as usize))
-        .take(search::MOST as usize)
-        .collect();
-    let together = finish(&all, work.prompts);
-    let wanted = duration(goal.deadline.unwrap_or_default());
-    match by_kind {
-        Some(best) if goal.machines.is_some() || best.seconds <= together => PlanError::TooLate {
-            wanted,
-            soonest: duration(best.seconds),
-            machines: best.picks.iter().map(|pick| pick.count).sum(),
-            cost: best.cost,
-        },
-        _ => PlanError::TooLate {
-            wanted,
-            soonest: duration(together),
-            machines: u32::try_from(all.len()).unwrap_or(search::MOST),
-            cost: cost(&all, work),
-        },
-    }
-}
-
-/// What no offer has, and what would help.
-fn no_offer(job: &Job<'_>, rejected: Vec<Rejected>) -> PlanError {
-    let model = job.model.to_owned();
-    let why = what_is_missing(&rejected);
-    let offers: Vec<_> = rejected.into_iter().map(|rejected| rejected.listed).collect();
-    let cheapest = |job: &Job<'_>| {
-        let (candidates, _) = choose(job, offers.clone());
-        candidates.into_iter().min_by_key(|candidate| candidate.listed.offer.price)
-    };
-    let mut remedies = Vec::new();
-    if let Some(found) = cheapest(&Job { ceiling: None, ..job.clone() }) {
-        let dollars = found.listed.offer.price.0.div_ceil(10_000);
-        remedies.push(format!("raise `--max-price` to {}.{:02}", dollars / 100, dollars % 100));
-    }
-    if let Some(found) = cheapest(&Job { allowed: &Weights::ALL, ..job.clone() }) {
-        let weights = found.fit.weights.to_string().to_lowercase();
-        remedies.push(format!("keep the weights in fewer bits with `--weights {weights}`"));
-    }
-    if !job.interruptible && cheapest(&Job { interruptible: true, ..job.clone() }).is_some() {
-        remedies.push("take machines that can be taken back, with `--interruptible`".to_owned());
-    }
-    let hint = (!remedies.is_empty()).then(|| remedies.join(", or "));
-    PlanError::NoOffer { model, why, hint }
-}
-
-/// What keeps the most promising offers from fitting.
-fn what_is_missing(rejected: &[Rejected]) -> String {
-    let mut small: Option<(Mib, Mib)> = None;
-    for rejected in rejected {
-        match rejected.reason {
-            Reason::Unfit(Unfit::TooSmall { needed, available }) => {
-                let (least, most) = small.unwrap_or((needed, available));
-                small = Some((least.min(needed), most.max(available)));
-            }
-            Reason::Unfit(reason) => return reason.to_string(),
-            Reason::TooDear(_) | Reason::Interruptible | Reason::NoGpu | Reason::Disk { .. } => {}
-        }
-    }
-    match (small, rejected) {
-        (Some((needed, most)), _) => {
-            format!("{needed} of memory wanted, {most} is the most there is")
-        }
-        (None, [first, ..]) => first.reason.to_string(),
-        (None, []) => "the marketplaces have none at the moment".to_owned(),
-    }
 }

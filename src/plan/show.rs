@@ -1,6 +1,6 @@
 //! Plans as text, at most 100 columns wide, and as JSON.
 
-use super::{Part, Plan, Plans};
+use super::{LONGEST, Part, Plan, Plans};
 use crate::{
     choose::{Candidate, Reason},
     cost::Basis,
@@ -136,6 +136,12 @@ impl Plans {
             writeln!(
                 f,
                 "INT4 and FP4 need the model to be published like that, and answer a little worse"
+            )?;
+        }
+        if self.goal.deadline.is_none() && self.plans.iter().any(|plan| LONGEST < plan.time) {
+            writeln!(
+                f,
+                "a run without `--deadline` stops after a week at the latest; `resume` goes on with it"
             )?;
         }
         hosted(f, &self.hosted)?;

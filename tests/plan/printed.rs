@@ -62,6 +62,7 @@ fn the_articles_job_with_8b() {
     5  $90.69    $127 1 × L40S at $0.79/h             runpod    FP8     208    ~9.7  115 h  0.0189  41%
 
     ~ modelled: a factor of 1.4 either way; `at most` counts on it
+    a run without `--deadline` stops after a week at the latest; `resume` goes on with it
     hosted: $89.60 for Llama 3.1 8B Turbo of DeepInfra, in batch mode (2026-11-05)
     hosted: $120 for an 8B model of Novita (2026-11-05; which model is not certain)
     hosted: $125 for Mistral 7B v0.3 of DeepInfra, in batch mode (2026-11-05)
@@ -84,6 +85,7 @@ fn the_articles_job_with_14b() {
     5    $153    $214 1 × L40S at $0.79/h             runpod    FP8     129    ~5.7  193 h  0.0318  39%
 
     ~ modelled: a factor of 1.4 either way; `at most` counts on it
+    a run without `--deadline` stops after a week at the latest; `resume` goes on with it
     hosted: $538 for Qwen3 14B of DeepInfra, in batch mode (2026-11-05; 8-bit weights)
     hosted: $576 for Qwen3 14B int4 of NextBit (2026-10-07; 4-bit weights)
     hosted: $260 for GPT-5 nano of OpenAI, in batch mode (2026-09-30)
@@ -105,6 +107,7 @@ fn the_articles_job_with_32b() {
     5    $343    $479 1 × 4×B200 at $23.92/h          runpod    FP8     435   ~78.4   14 h  0.0714  34%
 
     ~ modelled: a factor of 1.4 either way; `at most` counts on it
+    a run without `--deadline` stops after a week at the latest; `resume` goes on with it
     hosted: $1,392 for Qwen3.8 27B of OpenRouter (2026-10-07; the lowest of several sellers)
     hosted: $260 for GPT-5 nano of OpenAI, in batch mode (2026-09-30)
     hosted: $540 for GPT-4o mini of OpenAI, in batch mode (2026-09-30; the day is not certain)
@@ -127,6 +130,7 @@ fn the_articles_job_with_70b() {
 
     ~ modelled: a factor of 1.4 either way; `at most` counts on it
     INT4 and FP4 need the model to be published like that, and answer a little worse
+    a run without `--deadline` stops after a week at the latest; `resume` goes on with it
     hosted: $525 for Llama 3.3 70B Turbo of DeepInfra, in batch mode (2026-11-05)
     hosted: $260 for GPT-5 nano of OpenAI, in batch mode (2026-09-30)
     hosted: $540 for GPT-4o mini of OpenAI, in batch mode (2026-09-30; the day is not certain)
@@ -243,12 +247,17 @@ fn what_can_not_be_done_says_what_could() {
     ");
     assert_snapshot!(told(planned(llama, &EXACT, &goal, Vec::new(), |_| ())), @"
     no offer fits `Llama-3.3-70B-Instruct`: the marketplaces have none at the moment
-    hint:
+    hint: ask more marketplaces, with `--provider all`, or again later
     ");
     let long = |job: &mut Job<'_>| job.work.input = 500_000.0;
     assert_snapshot!(told(planned(llama, &EXACT, &goal, small(), long)), @"
     no offer fits `Llama-3.3-70B-Instruct`: prompt and answer have 500200 tokens, and the model takes 131072
-    hint:
+    hint: shorten the prompts or the answers, or take a model with a longer context
+    ");
+    let tiny = || vec![at_list_price("RTX 4090", 1)];
+    assert_snapshot!(told(planned(llama, &EXACT, &goal, tiny(), |_| ())), @"
+    no offer fits `Llama-3.3-70B-Instruct`: 77.2 GiB of memory wanted, 23.9 GiB is the most there is
+    hint: take 8 GPUs of 12 GiB or more (`piecework offers --count 8 --vram 12`), or a smaller model
     ");
     let soon = Goal { deadline: Some(1_800.0), ..goal };
     assert_snapshot!(told(planned(llama, &EXACT, &soon, small(), |_| ())), @"
@@ -260,6 +269,13 @@ fn what_can_not_be_done_says_what_could() {
     no plan costs $10.00 or less: the cheapest costs $562.31 and takes 26 d
     hint: give it `--budget 563`, fewer prompts, or shorter answers
     ");
+    let few = Goal { deadline: Some(36_000.0), machines: Some(2), ..goal };
+    let eight = "Llama-3.1-8B-Instruct";
+    let error = told(planned(eight, &EXACT, &few, small(), |_| ()));
+    assert!(error.contains(", or take `--machines "), "{error}");
+    let both = Goal { deadline: Some(36_000.0), budget: Some(Usd(62_000_000)), ..goal };
+    let error = told(planned(eight, &EXACT, &both, small(), |_| ()));
+    assert!(error.contains(", more time (`--deadline "), "{error}");
     let mut mine = at_list_price("H200", 1);
     mine.offer.machine = Some("m1".to_owned());
     let many = Goal { machines: Some(3), ..goal };

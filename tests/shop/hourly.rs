@@ -75,3 +75,12 @@ async fn a_model_that_is_known_is_planned_for_all_the_same() {
         shopper().await.run(&[&JOB[..], &["Llama-3.1-8B-Instruct", "--vram", "40"]].concat());
     assert!(said.out.contains("$/Mtok") && !said.out.contains("RTX 4090"), "{}", said.all());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_wish_rules_out_is_named_where_it_would_do() {
+    let job = |more: &'static [&'static str]| [&JOB[..], &["Qwen3-32B"], more].concat();
+    let said = shopper().await.run(&job(&["--gpu", "4090"]));
+    assert_eq!((said.code, said.out.as_str()), (Some(3), ""), "{}", said.err);
+    let hint = "hint: keep the weights in fewer bits with `--weights int4`, or leave out `--gpu`: ";
+    assert!(said.err.contains(hint) && said.err.contains(" would do"), "{}", said.err);
+}
