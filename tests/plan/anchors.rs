@@ -105,9 +105,18 @@ fn errors(engine: &str, runs: &[Run]) -> (String, f64, f64) {
     (table, factors[factors.len() / 2], factors[factors.len() - 1])
 }
 
+#[expect(clippy::print_stdout, reason = "what was measured is said")]
+fn say(what: &str, runs: &[Run], median: f64, worst: f64) {
+    let runs = runs.len();
+    println!(
+        "{what}: {runs} published runs, off by {median:.3} (median), {worst:.2} (worst), as factors"
+    );
+}
+
 #[test]
 fn on_one_card_the_median_is_within_15_percent_and_none_is_off_by_2() {
     let (table, median, worst) = errors("vllm", &ONE_CARD);
+    say("vLLM on one card", &ONE_CARD, median, worst);
     assert!(median < 1.15 && worst < 2.0, "median {median:.3}, worst {worst:.2}\n{table}");
     let (table, _, worst) = errors("vllm", &ONE_CARD[..19]);
     assert!(worst < 1.45, "of the runs that nobody doubts: {worst:.2}\n{table}");
@@ -115,13 +124,15 @@ fn on_one_card_the_median_is_within_15_percent_and_none_is_off_by_2() {
 
 #[test]
 fn over_several_cards_none_is_off_by_more_than_2() {
-    let (table, _, worst) = errors("vllm", &SPLIT);
+    let (table, median, worst) = errors("vllm", &SPLIT);
+    say("vLLM over several cards", &SPLIT, median, worst);
     assert!(worst < 2.05, "worst {worst:.2}\n{table}");
 }
 
 #[test]
 fn of_tensorrt_the_median_is_within_20_percent() {
     let (table, median, worst) = errors("tensorrt-llm", &TENSORRT);
+    say("TensorRT-LLM", &TENSORRT, median, worst);
     assert!(median < 1.2 && worst < 2.4, "median {median:.3}, worst {worst:.2}\n{table}");
 }
 
