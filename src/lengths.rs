@@ -177,7 +177,7 @@ fn count(sample: &[&Sample], tokenizer: &Tokenizer) -> Option<Vec<f64>> {
 }
 
 /// The tokens of a prompt by its bytes.
-fn guess(sample: &&Sample) -> f64 {
+fn guess(sample: &Sample) -> f64 {
     sample.length as f64 / BYTES_PER_TOKEN + around(sample)
 }
 
@@ -226,7 +226,10 @@ fn chain(error: &dyn Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::prompts::{Fingerprint, Input, Options, Source, survey};
+    use crate::{
+        prompts::{Fingerprint, Input, Options, Source, survey},
+        shards::Bits,
+    };
     use std::fs;
 
     /// Every word is a token, and a text that goes to the model as it is begins with one more.
@@ -248,7 +251,7 @@ mod tests {
     }
 
     fn words() -> Result<Tokenizer, NoTokenizer> {
-        Ok(Tokenizer::parse(WORDS.as_bytes()).unwrap())
+        Tokenizer::parse(WORDS.as_bytes())
     }
 
     fn prompt(words: usize) -> String {
@@ -338,7 +341,7 @@ mod tests {
         let survey = Survey {
             prompts: 1,
             bad: 1,
-            duplicates: Default::default(),
+            duplicates: Bits::default(),
             bytes: 1,
             body_bytes: 0,
             fingerprint: Fingerprint(String::new()),

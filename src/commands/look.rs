@@ -41,10 +41,8 @@ pub(super) async fn look_through(
         looked.await?.map_err(|error| CommandError::new(Exit::Failed, error))
     };
     let tokenizer = async {
-        Ok(match is_measured {
-            true => find_tokenizer(&settings.job.model).await,
-            false => Err(NoTokenizer::Unwanted),
-        })
+        let unwanted = Err(NoTokenizer::Unwanted);
+        Ok(if is_measured { find_tokenizer(&settings.job.model).await } else { unwanted })
     };
     let ((input, mut survey), tokenizer) = try_join(looked, tokenizer).await?;
     let limit = default_limit(&settings.job.defaults);

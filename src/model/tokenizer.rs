@@ -100,8 +100,8 @@ fn of_folder(path: &Path) -> Result<Vec<u8>, NoTokenizer> {
         let mut bytes = Vec::new();
         file.take(LIMIT as u64).read_to_end(&mut bytes).map(|_| bytes)
     });
-    read.map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => NoTokenizer::Absent,
-        _ => NoTokenizer::Unreadable(path, error),
+    read.map_err(|error| {
+        let is_absent = error.kind() == io::ErrorKind::NotFound;
+        if is_absent { NoTokenizer::Absent } else { NoTokenizer::Unreadable(path, error) }
     })
 }

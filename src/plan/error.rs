@@ -195,11 +195,10 @@ fn what_would_do(job: &Job<'_>, missing: Option<Unfit>, offers: &[Listed]) -> Op
         Some(Unfit::TooLong { .. }) => Some(
             "shorten the prompts or the answers, or take a model with a longer context".to_owned(),
         ),
-        Some(Unfit::NoPrecision) => None,
         None if offers.iter().all(|listed| listed.offer.gpus.is_none()) => {
             Some("ask more marketplaces, with `--provider all`, or again later".to_owned())
         }
-        None => None,
+        Some(Unfit::NoPrecision) | None => None,
     }
 }
 

@@ -91,6 +91,7 @@ fn prompts_are_counted_and_their_lengths_are_estimated() {
     assert_eq!(user.runs(), 0);
 }
 
+#[expect(clippy::print_stderr, reason = "a test that tests nothing says so")]
 #[test]
 fn prompts_are_counted_by_the_tokenizer_in_the_models_folder() {
     let Some(models) = std::env::var_os("PIECEWORK_TEST_MODELS") else {
