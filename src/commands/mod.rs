@@ -80,7 +80,7 @@ pub async fn dispatch(cli: Cli) -> Exit {
     let home = cli.home.as_deref();
     let result = match cli.command {
         Command::ProvisionAndRun(args) if args.dry_run => plan::plan(*args, home).await,
-        Command::ProvisionAndRun(args) => run::run(*args, home).await,
+        Command::ProvisionAndRun(args) => Box::pin(run::run(*args, home)).await,
         Command::Resume(args) => resume::resume(args, home).await,
         Command::Offers(args) => offers::offers(&args, home).await,
         Command::Login(args) => login::login(&args, home).await,

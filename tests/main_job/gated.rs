@@ -74,7 +74,7 @@ fn answer(
 
 /// A run of three prompts with a machine of its own.
 fn run(cloud: &Cloud, user: &User, hub: &str, token: Option<&str>) -> Output {
-    user.file("prompts.txt", "Once\nThere was\nA girl\n".to_owned());
+    user.file("prompts.txt", "Once\nThere was\nA girl\n");
     let model = format!("acme/stories:{FILE}");
     let arguments = ["run", "prompts.txt", "--model", &model, "--max-tokens", "4"];
     let mut command = cloud.piecework(user, "lambda", &arguments);
