@@ -2,15 +2,16 @@
 //! defaults. One line a setting.
 
 mod places;
+mod prices;
 mod values;
 
 pub use places::{cache, home, worker};
+pub use prices::hosted_prices;
 pub use values::{memory, time, usd};
 
 use crate::{
     catalogue::{self, ModelError},
     cli::{EngineName, FormatName, OutFormatName, PrecisionName, RunArgs, TrustName, WishArgs},
-    hosted::{self, Price},
     prompts::{Format, LINE_LIMIT, Options, PromptsError, check_template},
     servers::{self, ServerError},
     shards::{Layout, OutFormat, Packing},
@@ -30,9 +31,6 @@ use wire::{EngineKind, Job, Limits, Model, Precision};
 
 /// The name of a file of settings.
 const FILE: &str = "piecework.toml";
-
-/// The name of the user's file of prices.
-const HOSTED: &str = "hosted.toml";
 
 /// The marketplace where none is named: this computer.
 const DEFAULT_PROVIDER: &str = "local";
@@ -257,18 +255,6 @@ impl Settings {
             deadline: deadline.map(|text| time(text)).transpose()?,
         })
     }
-}
-
-/// The user's own prices of hosted APIs, in `hosted.toml` beside the user's settings. None where there
-/// is no such file.
-pub fn hosted_prices() -> Result<Vec<Price>, SettingsError> {
-    let path = choose_base_strategy()?.config_dir().join("piecework").join(HOSTED);
-    let text = match fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(source) => return Err(SettingsError::File { path, source }),
-    };
-    hosted::parse(&text).map_err(|error| SettingsError::Toml { path, source: Box::new(error.0) })
 }
 
 fn engine_kind(engine: EngineName, args: &RunArgs) -> Result<EngineKind, SettingsError> {
