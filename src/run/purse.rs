@@ -205,7 +205,7 @@ mod tests {
         Timestamp::from_second(NOW + second).expect("it is a time")
     }
 
-    /// A dollar a minute, ordered a minute ago by the real clock that ledgers go by.
+    /// A dollar a minute, ordered a minute ago by the clock that ledgers go by.
     fn with_lease(worst: u64, test: impl FnOnce(&Books, Timestamp)) {
         let by_the_second = Billing::default();
         with_leases(1, worst, by_the_second, |ledger, since| {
@@ -220,6 +220,7 @@ mod tests {
         billing: Billing,
         test: impl FnOnce(&mut Ledger, Timestamp),
     ) {
+        clock::go_by(|| at(0));
         let folder = tempfile::tempdir().expect("a folder");
         let run = RunId::random(at(0));
         let mut ledger = Ledger::open(&folder.path().join("ledger"), &run).expect("it opens");
