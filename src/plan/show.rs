@@ -24,7 +24,7 @@ impl fmt::Display for Plans {
             f,
             "  {:>7} {:>7} {:<31} {:<9} {:<5} {:>5} {:>7} {:>6} {:>7} {:>4}",
             "cost",
-            "at most",
+            "if slow",
             "machines",
             "from",
             "as",
@@ -123,9 +123,15 @@ impl Plans {
                 let mark = mark(basis);
                 writeln!(
                     f,
-                    "{mark} {meaning}: a factor of {error} either way; `at most` counts on it"
+                    "{mark} {meaning}: a factor of {error} either way, which `if slow` reckons with"
                 )?;
             }
+        }
+        if self.goal.budget.is_none() {
+            writeln!(
+                f,
+                "what a run may cost at most it says before it rents; with `--budget` that is the most"
+            )?;
         }
         if parts().any(|part| is_interruptible(&part.candidate)) {
             writeln!(f, "* can be taken back; one such hour in ten is expected to be")?;

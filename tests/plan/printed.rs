@@ -54,14 +54,15 @@ fn the_articles_job_with_8b() {
     assert_snapshot!(printed("Llama-3.1-8B-Instruct", &EXACT), @"
     Llama-3.1-8B-Instruct on vllm: 4,000,000 prompts of 1,000 + 200 tokens, 4.8 billion tokens in all
 
-         cost at most machines                        from      as    batch  rate/s   time  $/Mtok roof
+         cost if slow machines                        from      as    batch  rate/s   time  $/Mtok roof
     1  $61.73  $86.39 1 × RTX PRO 6000 at $0.89/h     runpod    FP8     512   ~16.0   69 h  0.0129  29%
     2  $62.00  $86.65 1 × 4×RTX PRO 6000 at $3.56/h   runpod    FP8     512   ~64.2   17 h  0.0129  29%
     3  $64.60  $90.42 1 × RTX 4090 at $0.34/h         runpod    FP8      79    ~5.9  190 h  0.0135  33%
     4  $64.70  $90.52 1 × 4×RTX 4090 at $1.36/h       runpod    FP8      79   ~23.4   48 h  0.0135  33%
     5  $90.69    $127 1 × L40S at $0.79/h             runpod    FP8     208    ~9.7  115 h  0.0189  41%
 
-    ~ modelled: a factor of 1.4 either way; `at most` counts on it
+    ~ modelled: a factor of 1.4 either way, which `if slow` reckons with
+    what a run may cost at most it says before it rents; with `--budget` that is the most
     a run without `--deadline` stops after a week at the latest; `resume` goes on with it
     hosted: $89.60 for Llama 3.1 8B Turbo of DeepInfra, in batch mode (2026-11-05)
     hosted: $120 for an 8B model of Novita (2026-11-05; which model is not certain)
@@ -77,14 +78,15 @@ fn the_articles_job_with_14b() {
     assert_snapshot!(printed("Qwen3-14B", &EXACT), @"
     Qwen3-14B on vllm: 4,000,000 prompts of 1,000 + 200 tokens, 4.8 billion tokens in all
 
-         cost at most machines                        from      as    batch  rate/s   time  $/Mtok roof
+         cost if slow machines                        from      as    batch  rate/s   time  $/Mtok roof
     1  $98.97    $139 1 × RTX PRO 6000 at $0.89/h     runpod    FP8     378   ~10.0  111 h  0.0206  34%
     2  $99.27    $139 1 × 4×RTX PRO 6000 at $3.56/h   runpod    FP8     378   ~40.0   28 h  0.0207  34%
     3    $132    $185 1 × 4×RTX 4090 at $1.36/h       runpod    FP8     356   ~11.5   97 h  0.0274  30%
     4    $144    $201 1 × RTX 4090 at $0.34/h         runpod    FP8      26    ~2.6   18 d  0.0298  39%
     5    $153    $214 1 × L40S at $0.79/h             runpod    FP8     129    ~5.7  193 h  0.0318  39%
 
-    ~ modelled: a factor of 1.4 either way; `at most` counts on it
+    ~ modelled: a factor of 1.4 either way, which `if slow` reckons with
+    what a run may cost at most it says before it rents; with `--budget` that is the most
     a run without `--deadline` stops after a week at the latest; `resume` goes on with it
     hosted: $538 for Qwen3 14B of DeepInfra, in batch mode (2026-11-05; 8-bit weights)
     hosted: $576 for Qwen3 14B int4 of NextBit (2026-10-07; 4-bit weights)
@@ -99,14 +101,15 @@ fn the_articles_job_with_32b() {
     assert_snapshot!(printed("Qwen3-32B", &EXACT), @"
     Qwen3-32B on vllm: 4,000,000 prompts of 1,000 + 200 tokens, 4.8 billion tokens in all
 
-         cost at most machines                        from      as    batch  rate/s   time  $/Mtok roof
+         cost if slow machines                        from      as    batch  rate/s   time  $/Mtok roof
     1    $214    $300 1 × RTX PRO 6000 at $0.89/h     runpod    FP8     179    ~4.6   10 d  0.0445  36%
     2    $215    $300 1 × 4×RTX PRO 6000 at $3.56/h   runpod    FP8     179   ~18.5   60 h  0.0446  36%
     3    $286    $400 1 × 4×RTX 4090 at $1.36/h       runpod    FP8     165    ~5.3  210 h  0.0595  31%
     4    $340    $476 1 × B200 at $5.98/h             runpod    FP8     435   ~19.6   57 h  0.0708  34%
     5    $343    $479 1 × 4×B200 at $23.92/h          runpod    FP8     435   ~78.4   14 h  0.0714  34%
 
-    ~ modelled: a factor of 1.4 either way; `at most` counts on it
+    ~ modelled: a factor of 1.4 either way, which `if slow` reckons with
+    what a run may cost at most it says before it rents; with `--budget` that is the most
     a run without `--deadline` stops after a week at the latest; `resume` goes on with it
     hosted: $1,392 for Qwen3.8 27B of OpenRouter (2026-10-07; the lowest of several sellers)
     hosted: $260 for GPT-5 nano of OpenAI, in batch mode (2026-09-30)
@@ -121,14 +124,15 @@ fn the_articles_job_with_70b() {
     assert_snapshot!(printed("Llama-3.3-70B-Instruct", &Weights::ALL), @"
     Llama-3.3-70B-Instruct on vllm: 4,000,000 prompts of 1,000 + 200 tokens, 4.8 billion tokens in all
 
-         cost at most machines                        from      as    batch  rate/s   time  $/Mtok roof
+         cost if slow machines                        from      as    batch  rate/s   time  $/Mtok roof
     1    $296    $414 1 × RTX PRO 6000 at $0.89/h     runpod    FP4     122    ~3.3   14 d  0.0616  28%
     2    $297    $415 1 × 4×RTX PRO 6000 at $3.56/h   runpod    FP4     122   ~13.4   83 h  0.0617  28%
     3    $445    $623 1 × B200 at $5.98/h             runpod    FP4     327   ~15.0   74 h  0.0927  28%
     4    $448    $626 1 × 4×B200 at $23.92/h          runpod    FP4     327   ~59.9   19 h  0.0933  28%
     5    $579    $810 1 × 4×RTX 5090 at $2.76/h       runpod    FP4     188    ~5.3  209 h  0.1204  27%
 
-    ~ modelled: a factor of 1.4 either way; `at most` counts on it
+    ~ modelled: a factor of 1.4 either way, which `if slow` reckons with
+    what a run may cost at most it says before it rents; with `--budget` that is the most
     INT4 and FP4 need the model to be published like that, and answer a little worse
     a run without `--deadline` stops after a week at the latest; `resume` goes on with it
     hosted: $525 for Llama 3.3 70B Turbo of DeepInfra, in batch mode (2026-11-05)
@@ -144,14 +148,15 @@ fn the_articles_job_with_a_mixture_of_experts() {
     assert_snapshot!(printed("Qwen3-30B-A3B", &Weights::ALL), @"
     Qwen3-30B-A3B on vllm: 4,000,000 prompts of 1,000 + 200 tokens, 4.8 billion tokens in all
 
-         cost at most machines                        from      as    batch  rate/s   time  $/Mtok roof
+         cost if slow machines                        from      as    batch  rate/s   time  $/Mtok roof
     1  $34.27  $47.94 1 × RTX PRO 6000 at $0.89/h     runpod    FP4     512   ~28.9   39 h  0.0071  46%
     2  $34.59  $48.26 1 × 4×RTX PRO 6000 at $3.56/h   runpod    FP4     512    ~116  9.7 h  0.0072  46%
     3  $52.16  $72.94 1 × 4×RTX 4090 at $1.36/h       runpod    FP8     467   ~29.1   38 h  0.0109  25%
     4  $52.53  $73.50 1 × RTX 5090 at $0.69/h         runpod    FP4      94   ~14.6   76 h  0.0109  48%
     5  $52.77  $73.75 1 × 4×RTX 5090 at $2.76/h       runpod    FP4      94   ~58.5   19 h  0.0110  48%
 
-    ~ modelled: a factor of 1.4 either way; `at most` counts on it
+    ~ modelled: a factor of 1.4 either way, which `if slow` reckons with
+    what a run may cost at most it says before it rents; with `--budget` that is the most
     INT4 and FP4 need the model to be published like that, and answer a little worse
     hosted: $1,392 for Qwen3.8 27B of OpenRouter (2026-10-07; the lowest of several sellers)
     hosted: $260 for GPT-5 nano of OpenAI, in batch mode (2026-09-30)
@@ -169,7 +174,7 @@ fn a_deadline_on_a_crowded_market_is_kept_with_whatever_there_is() {
     assert_snapshot!(plans.to_string(), @"
     Llama-3.1-8B-Instruct on vllm: 4,000,000 prompts of 1,000 + 200 tokens, 4.8 billion tokens in all
 
-         cost at most machines                        from      as    batch  rate/s   time  $/Mtok roof
+         cost if slow machines                        from      as    batch  rate/s   time  $/Mtok roof
     1  $31.74  $43.84 3 × 8×RTX 4090 at ≤$1.2865/h*   vast      FP8      79    ~140  6.0 h  0.0066  33%
                       1 × 2×RTX 4090 at $0.2772/h*    vast      FP8      79   ~11.7                 33%
                       2 × RTX 4090 at ≤$0.1522/h*     vast      FP8      79   ~11.7                 33%
@@ -180,7 +185,8 @@ fn a_deadline_on_a_crowded_market_is_kept_with_whatever_there_is() {
     4  $50.13  $69.42 17 × 2×RTX 4090 at $0.508/h     runpod    FP8      79    ~199  5.8 h  0.0104  33%
     5  $51.01  $70.66 33 × RTX 4090 at $0.2587/h      runpod    FP8      79    ~193  6.0 h  0.0106  33%
 
-    ~ modelled: a factor of 1.4 either way; `at most` counts on it
+    ~ modelled: a factor of 1.4 either way, which `if slow` reckons with
+    what a run may cost at most it says before it rents; with `--budget` that is the most
     * can be taken back; one such hour in ten is expected to be
     hosted: $89.60 for Llama 3.1 8B Turbo of DeepInfra, in batch mode (2026-11-05)
     hosted: $120 for an 8B model of Novita (2026-11-05; which model is not certain)
