@@ -117,7 +117,11 @@ pub fn prices() -> &'static [Price] {
 /// first, then open ones of its size, then closed ones, each the cheapest first. A price of the
 /// user's own replaces ours.
 pub fn quotes(model: &str, shape: Option<&Shape>, work: &Workload, own: &[Price]) -> Vec<Quote> {
-    let billions = shape.map(|shape| shape.parameters as f64 / 1e9);
+    // A mixture of experts answers about as well, and is sold for about as much, as a dense model of the
+    // geometric mean of what it has and what it uses for a token: a rule of thumb, and better than
+    // either.
+    let size = |shape: &Shape| (shape.parameters as f64 * shape.active as f64).sqrt() / 1e9;
+    let billions = shape.map(size);
     let is_replaced = |price: &&Price| {
         own.iter().any(|other| other.service == price.service && other.model == price.model)
     };
@@ -175,6 +179,15 @@ mod tests {
         assert!(quotes.is_sorted_by_key(|quote| (quote.likeness, quote.cost)));
         assert!(quotes.iter().any(|quote| quote.likeness == Likeness::Alike));
         assert!(quotes.iter().all(|quote| quote.price.billions != Some(70.0)));
+    }
+
+    #[test]
+    fn a_mixture_of_experts_is_set_beside_what_is_sold_for_as_much() {
+        // 30 billion, of which 3 work for a token.
+        let quotes = of("Qwen3-30B-A3B", &[]);
+        let alike = quotes.iter().filter(|quote| quote.likeness == Likeness::Alike);
+        let sizes: Vec<_> = alike.map(|quote| quote.price.billions.unwrap()).collect();
+        assert!(!sizes.is_empty() && sizes.iter().all(|size| (7.0..14.0).contains(size)));
     }
 
     #[test]

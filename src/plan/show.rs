@@ -167,7 +167,7 @@ impl Plans {
         let cheapest = open.min_by_key(|quote| quote.cost)?;
         let rented = self.plans.first()?.cost;
         let Quote { price, likeness, cost } = cheapest;
-        let what = if *likeness == Likeness::Same { "it" } else { "one of its size" };
+        let what = if *likeness == Likeness::Same { "it" } else { "one like it" };
         Some(if *cost < rented {
             format!(
                 "{} sells {what} for {}: don't rent, unless the prompts are private or the weights \

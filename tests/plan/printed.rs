@@ -114,7 +114,7 @@ fn the_articles_job_with_32b() {
     hosted: $1,392 for Qwen3.8 27B of OpenRouter (2026-10-07; the lowest of several sellers)
     hosted: $260 for GPT-5 nano of OpenAI, in batch mode (2026-09-30)
     hosted: $540 for GPT-4o mini of OpenAI, in batch mode (2026-09-30; the day is not certain)
-    renting costs 85% less than the cheapest who sells one of its size
+    renting costs 85% less than the cheapest who sells one like it
     3 offers can't do it: 3 too small; `--explain` lists them
     ");
 }
@@ -158,10 +158,11 @@ fn the_articles_job_with_a_mixture_of_experts() {
     ~ modelled: a factor of 1.4 either way, which `if slow` reckons with
     what a run may cost at most it says before it rents; with `--budget` that is the most
     INT4 and FP4 need the model to be published like that, and answer a little worse
-    hosted: $1,392 for Qwen3.8 27B of OpenRouter (2026-10-07; the lowest of several sellers)
+    hosted: $89.60 for Llama 3.1 8B Turbo of DeepInfra, in batch mode (2026-11-05)
+    hosted: $120 for an 8B model of Novita (2026-11-05; which model is not certain)
     hosted: $260 for GPT-5 nano of OpenAI, in batch mode (2026-09-30)
     hosted: $540 for GPT-4o mini of OpenAI, in batch mode (2026-09-30; the day is not certain)
-    renting costs 98% less than the cheapest who sells one of its size
+    renting costs 62% less than the cheapest who sells one like it
     ");
 }
 
