@@ -60,6 +60,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => clock.prop_map(|by| Step::Jump(SignedDuration::from_secs(by))),
         2 => seconds(0..LAG.as_secs() * 2).prop_map(Step::Wait),
         1 => (0..SLOTS).prop_map(Step::Reclaim),
+        2 => Just(Step::Double),
+        2 => Just(Step::LookOut),
         5 => select(&FAULTS[..]).prop_map(Step::Strike),
         2 => pace.prop_map(Step::Pace),
     ]

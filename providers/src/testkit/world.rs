@@ -51,6 +51,8 @@ struct Facts {
     calls: usize,
     pace: Pace,
     login: Option<String>,
+    /// Whether the next order is carried out twice.
+    doubles: bool,
 }
 
 /// One instance, from beginning to end.
@@ -132,6 +134,17 @@ impl World {
             life.instance.price.unwrap_or_default().over(time).0
         });
         Usd(costs.sum())
+    }
+
+    /// Carries the next order out twice, though it answers it once.
+    pub fn double_next(&self) {
+        self.facts().doubles = true;
+    }
+
+    /// How many instances this label was ever given to.
+    pub fn ever(&self, label: &Label) -> usize {
+        let facts = self.facts();
+        facts.lives.iter().filter(|life| life.instance.label.as_ref() == Some(label)).count()
     }
 
     /// How many calls have been made.
@@ -269,6 +282,11 @@ impl Marketplace for World {
             };
             let (listed, until) = (since + facts.pace.listed, None);
             facts.lives.push(Life { instance: instance.clone(), since, listed, until });
+            if std::mem::take(&mut facts.doubles) {
+                let id = InstanceId(format!("instance-{}", facts.lives.len() + 1));
+                let instance = Instance { id, ..instance.clone() };
+                facts.lives.push(Life { instance, since, listed, until });
+            }
             instance
         })
         .await
