@@ -83,6 +83,13 @@ impl Backlog {
         self.returned.is_empty() && self.suspects.is_empty() && self.trial.is_none()
     }
 
+    /// Everything in here, for another server to begin anew.
+    pub(super) fn take_all(&mut self) -> impl Iterator<Item = Prompt> {
+        let Self { returned, suspects, trial } = std::mem::take(self);
+        let suspects = suspects.into_iter().chain(trial).flatten();
+        returned.into_iter().chain(suspects).map(|attempt| attempt.prompt)
+    }
+
     /// Takes back a prompt that is no worse for it.
     pub(super) fn put_back(&mut self, attempt: Attempt) {
         match &mut self.trial {

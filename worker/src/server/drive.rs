@@ -19,7 +19,7 @@ use tokio::{
     task::{AbortHandle, JoinSet},
     time::{Instant, MissedTickBehavior, interval},
 };
-use wire::{Completion, Failure, Outcome};
+use wire::{Completion, Failure, Outcome, Prompt};
 
 /// How long it is left open whether a prompt failed by itself or the server is dying.
 const SETTLE: Duration = Duration::from_millis(500);
@@ -48,6 +48,15 @@ pub(super) struct Lost {
     pub(super) there: Vec<Attempt>,
 }
 
+/// A prompt that is held to be at fault, and why.
+#[derive(Debug)]
+pub(super) struct Verdict {
+    /// The prompt.
+    pub(super) prompt: Prompt,
+    /// What it is told of.
+    pub(super) reason: String,
+}
+
 /// A server, and what is known of it and of its prompts.
 #[derive(Debug)]
 pub(super) struct Drive<'a> {
@@ -62,7 +71,7 @@ pub(super) struct Drive<'a> {
     /// Prompts that came back.
     pub(super) backlog: &'a mut Backlog,
     /// What is held against prompts, until the server has shown that it can answer any.
-    pub(super) verdicts: &'a mut Vec<Completion>,
+    pub(super) verdicts: &'a mut Vec<Verdict>,
     /// Where answers go.
     pub(super) outlet: &'a Outlet,
 }
@@ -345,8 +354,8 @@ impl Driving<'_> {
     }
 
     fn pass_verdicts(&mut self) {
-        for verdict in self.drive.verdicts.drain(..) {
-            self.drive.outlet.finish(verdict);
+        for Verdict { prompt, reason } in std::mem::take(self.drive.verdicts) {
+            self.fail(prompt.index, Failure::Engine, reason);
         }
     }
 

@@ -4,7 +4,7 @@
 //! description + model + GPUs ─▶ plan ─▶ command ─▶ launch (process, keeper)          once a server
 //! prompt ─▶ request ─▶ client ─▶ answer ─▶ completion                                drive
 //!              concurrency: how many at once · watchdog: is it hung · backlog: whose fault was it
-//! death ─▶ backlog ─▶ launch                                                         replica
+//! death ─▶ backlog ─▶ launch, or ─▶ source for the others                               replica
 //! ```
 //!
 //! The worker knows no server by name: all differences are in the description that comes with the
@@ -114,14 +114,29 @@ impl Engine for Servers {
         let source = Arc::new(Source::new(prompts));
         runtime.block_on(async {
             let mut running = JoinSet::new();
+            let run = |replica: Replica| replica.run(source.clone(), outlet.clone());
             for replica in replicas {
-                running.spawn(replica.run(source.clone(), outlet.clone()));
+                running.spawn(run(replica));
             }
+            let (mut ready, mut failed) = (Vec::new(), None);
             while let Some(ran) = running.join_next().await {
-                // One that can't go on ends the others: what they were at goes to another machine.
-                ran.expect("none is aborted, and a panic is passed on")?;
+                match ran.expect("none is aborted, and a panic is passed on") {
+                    Ok(replica) => ready.push(replica),
+                    Err(error) => failed = Some(error),
+                }
+                if source.has_left() {
+                    // Some had nothing left to do when another gave up.
+                    for replica in ready.drain(..) {
+                        running.spawn(run(replica));
+                    }
+                }
             }
-            Ok(())
+            let is_lost = ready.is_empty();
+            for replica in ready {
+                replica.end().await;
+            }
+            // With one server left nothing is lost; with none, another machine gets the prompts.
+            failed.filter(|_| is_lost).map_or(Ok(()), Err)
         })
     }
 }

@@ -1,9 +1,9 @@
 //! One server's life: started, driven, and started again when it dies or hangs.
 
 use super::{
-    backlog::{Attempt, Backlog},
+    backlog::Backlog,
     concurrency::Search,
-    drive::{Drive, End, Lost},
+    drive::{Drive, End, Lost, Verdict},
     gpus::Gpu,
     launch::{Live, NotReady, launch},
     notes::note,
@@ -13,7 +13,6 @@ use super::{
 use crate::engine::{EngineError, Outlet};
 use std::{sync::Arc, time::Duration};
 use tokio::time::sleep;
-use wire::{Completion, Failure, Outcome};
 
 /// Starts that may fail in a row.
 const STARTS: u32 = 3;
@@ -34,7 +33,7 @@ pub(super) struct Replica {
     search: Search,
     backlog: Backlog,
     /// What is held against prompts, until the server has shown that it can answer any.
-    verdicts: Vec<Completion>,
+    verdicts: Vec<Verdict>,
     deaths: u32,
 }
 
@@ -51,12 +50,13 @@ impl Replica {
         Ok(Self { plan, number, gpus, live, search, backlog, verdicts: Vec::new(), deaths: 0 })
     }
 
-    /// Answers prompts until there are no more.
+    /// Answers prompts until there are no more. Then it is still there, for those that another
+    /// server may leave; if it can't go on, its own are left to the others.
     pub(super) async fn run(
         mut self,
         source: Arc<Source>,
         outlet: Outlet,
-    ) -> Result<(), EngineError> {
+    ) -> Result<Self, EngineError> {
         loop {
             let drive = Drive {
                 plan: &self.plan,
@@ -71,14 +71,20 @@ impl Replica {
             if answered {
                 self.deaths = 0;
             }
-            match end {
-                End::Over => {
-                    self.live.process.end().await;
-                    return Ok(());
-                }
-                End::Lost(lost) => self.restart(lost).await?,
+            let End::Lost(lost) = end else { return Ok(self) };
+            if let Err(error) = self.restart(lost).await {
+                note(self.number, "it is given up; others get its prompts, if there are any");
+                // Whether they or the server was at fault, another server may show.
+                source.leave(self.verdicts.drain(..).map(|verdict| verdict.prompt));
+                source.leave(self.backlog.take_all());
+                return Err(error);
             }
         }
+    }
+
+    /// Ends its server.
+    pub(super) async fn end(mut self) {
+        self.live.process.end().await;
     }
 
     async fn restart(&mut self, lost: Lost) -> Result<(), EngineError> {
@@ -89,6 +95,9 @@ impl Replica {
         note(self.number, &format!("{why}, with {} prompts; its log ends: {words}", there.len()));
         self.deaths += 1;
         if DEATHS <= self.deaths {
+            for attempt in there {
+                self.backlog.put_back(attempt);
+            }
             return Err(EngineError(format!(
                 "{why}, for the {DEATHS}th time without an answer in between; its log ends: {words}"
             )));
@@ -102,18 +111,11 @@ impl Replica {
                 self.backlog.put_back(attempt);
             }
         } else if let Some(guilty) = self.backlog.died(there) {
-            self.accuse(
-                &guilty,
-                &format!("{why}, twice at this prompt alone; its log ends: {words}"),
-            );
+            let reason = format!("{why}, twice at this prompt alone; its log ends: {words}");
+            self.verdicts.push(Verdict { prompt: guilty.prompt, reason });
         }
         self.live = start(&self.plan, self.number, &self.gpus, &mut self.search).await?;
         Ok(())
-    }
-
-    fn accuse(&mut self, guilty: &Attempt, reason: &str) {
-        let outcome = Outcome::Failed { failure: Failure::Engine, reason: reason.to_owned() };
-        self.verdicts.push(Completion { index: guilty.prompt.index, outcome });
     }
 }
 

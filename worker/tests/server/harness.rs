@@ -82,12 +82,17 @@ impl Bench {
 
     /// Gives it prompts, numbered from 0.
     pub(crate) async fn ask(&mut self, texts: &[String]) {
+        self.ask_from(0, texts).await;
+    }
+
+    /// Gives it prompts, numbered from `first`.
+    pub(crate) async fn ask_from(&mut self, first: u64, texts: &[String]) {
         let prompt = |(index, text): (u64, &String)| Prompt {
             index,
             form: Form::Auto,
             body: json!({"prompt": text}).to_string(),
         };
-        let prompts = (0..).zip(texts).map(prompt).collect();
+        let prompts = (first..).zip(texts).map(prompt).collect();
         self.controller.say(ToWorker::Prompts(prompts)).await;
     }
 

@@ -1,8 +1,9 @@
 //! Servers that die, hang, fail and lie while they work: nothing is lost, and whoever is at fault is named.
 
 use crate::{
-    harness::{Bench, Starts, body, failure, good},
+    harness::{Bench, Starts, body, failure, good, send_signal},
     standin::description,
+    starting::two_gpus,
 };
 use wire::Failure;
 
@@ -133,4 +134,48 @@ async fn a_server_that_answers_in_bursts_is_measured_all_the_same() {
     bench.ready().await.expect("it comes up");
     bench.answer(&good(300)).await;
     assert!(bench.notes().contains("8 prompts at once:"), "{}", bench.notes());
+}
+
+/// Kills the server on a device.
+fn kill_on(starts: &Starts, device: &str) {
+    let start = starts.all().into_iter().find(|start| start.devices == device);
+    send_signal(start.expect("it was started").process, "-9");
+}
+
+#[tokio::test]
+async fn one_server_that_cannot_be_started_again_leaves_its_prompts_to_the_others() {
+    let (tools, starts) = (two_gpus(), Starts::new());
+    let manners = [("STARTS", starts.path()), ("ONCE", "1"), ("SLOW", "20")];
+    let mut bench = Bench::with_tools(description(&manners), tools.path()).await;
+    bench.ready().await.expect("it comes up");
+    bench.ask(&good(400)).await;
+    let mut killed = false;
+    let outcomes = bench
+        .outcomes(400, |_| {
+            if !std::mem::replace(&mut killed, true) {
+                kill_on(&starts, "1");
+            }
+        })
+        .await;
+    assert!(outcomes.values().all(|outcome| body(outcome)["usage"]["prompt_tokens"] == 3));
+    // Prompts that come once it is given up are answered as well.
+    while !bench.notes().contains("it is given up") {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    bench.ask_from(400, &good(50)).await;
+    assert_eq!(bench.outcomes(50, |_| {}).await.len(), 50);
+}
+
+#[tokio::test]
+async fn the_engine_ends_when_no_server_is_left() {
+    let (tools, starts) = (two_gpus(), Starts::new());
+    let manners = [("STARTS", starts.path()), ("ONCE", "0 1"), ("SLOW", "20")];
+    let mut bench = Bench::with_tools(description(&manners), tools.path()).await;
+    bench.ready().await.expect("it comes up");
+    bench.ask(&good(400)).await;
+    bench.some_outcomes().await;
+    kill_on(&starts, "0");
+    kill_on(&starts, "1");
+    let reason = bench.broken().await;
+    assert!(reason.contains("fallen off the bus"), "{reason}");
 }

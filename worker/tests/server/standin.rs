@@ -66,11 +66,18 @@ fn die(words: &str) -> ! {
 #[ignore = "it is the server that other tests start"]
 fn serve() {
     let Some(port) = told("PORT") else { return };
-    if let Some(file) = told("STARTS") {
-        let file = fs::OpenOptions::new().create(true).append(true).open(file);
+    if let Some(path) = told("STARTS") {
+        let file = fs::OpenOptions::new().create(true).append(true).open(&path);
         let devices = env::var("CUDA_VISIBLE_DEVICES").unwrap_or_default();
         let line = format!("{} {} {}\n", std::process::id(), told("PARALLEL").unwrap(), devices);
         file.unwrap().write_all(line.as_bytes()).unwrap();
+        // These devices carry a server once.
+        let starts = fs::read_to_string(&path).unwrap();
+        let here =
+            starts.lines().filter(|line| line.rsplit(' ').next() == Some(devices.as_str())).count();
+        if 1 < here && told("ONCE").is_some_and(|once| once.split(' ').any(|one| one == devices)) {
+            die("the device has fallen off the bus");
+        }
     }
     if let Some(words) = told("ENDS") {
         die(&words);

@@ -101,14 +101,20 @@ fn daemon(bench: &Bench) -> u32 {
     daemon.file_name().to_string_lossy().parse().expect("a number")
 }
 
-#[tokio::test]
-async fn each_gpu_gets_a_server_of_its_own() {
+/// Programs of a machine with two GPUs, for a worker to find before all others.
+pub(crate) fn two_gpus() -> tempfile::TempDir {
     // The worker is started by this process, so it finds the driver's program where this one would.
     let tools = tempfile::tempdir().expect("a folder");
     let tool = tools.path().join("nvidia-smi");
     fs::write(&tool, "#!/bin/sh\nprintf '0, GPU-aa, 24576\\n1, GPU-bb, 24576\\n'\n")
         .expect("written");
     fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).expect("it is ours");
+    tools
+}
+
+#[tokio::test]
+async fn each_gpu_gets_a_server_of_its_own() {
+    let tools = two_gpus();
     let starts = Starts::new();
     let server = description(&[("STARTS", starts.path())]);
     let mut bench = Bench::with_tools(server, tools.path()).await;
