@@ -12,6 +12,7 @@ pub use strays::{Stray, strays};
 
 use crate::{
     event::{Event, Events},
+    label::twin,
     ledger::{Books, Entry, LeaseState, Ledger, LedgerError, Terms},
 };
 use accounts::is_known;
@@ -278,7 +279,9 @@ impl Leases {
         };
         let market = self.market(&lease.terms.provider)?.clone();
         self.recognise(label).await?;
-        let found = own(find(&*market, label, lease.state.id()).await?, lease.state.id());
+        let mut found = find(&*market, label, lease.state.id()).await?;
+        found.retain(|found| self.books().lease(&twin(label, &found.id)).is_none());
+        let found = own(found, lease.state.id());
         Ok(match (lease.state, found) {
             (LeaseState::Held(_), Some(instance)) => {
                 self.note(label, Entry::Listed(instance.id.clone()));

@@ -69,16 +69,23 @@ impl Leases {
         };
         let twin = twin(label, id);
         let known = self.books().lease(&twin).map(|lease| lease.state.is_owed());
-        match (state.is_owed(), known) {
+        let market = self.markets.get(&lease.terms.provider).cloned();
+        let noted = match (state.is_owed(), known) {
             (true, Some(true)) => return Ok(()),
             // It costs as much as the lease that it was ordered with, and for as long.
             (true, None) => {
                 let (terms, since) = (lease.terms.clone(), lease.since);
-                self.ledger.record(&twin, Entry::Doubled { terms, id: id.clone(), since })?;
+                self.ledger.record(&twin, Entry::Doubled { terms, id: id.clone(), since })
             }
-            (true, Some(false)) => self.owe_again(&twin, id)?,
-            (false, _) => self.owe_again(label, id)?,
+            (true, Some(false)) => self.owe_again(&twin, id),
+            (false, _) => self.owe_again(label, id),
+        };
+        if let (Err(_), Some(market)) = (&noted, market) {
+            // With a full disk nobody would know of it. It is given back all the same, once.
+            let id = id.clone();
+            tokio::spawn(async move { market.release(&id).await });
         }
+        noted?;
         self.events.send(Event::Stray { label: label.clone(), id: id.clone() });
         self.release(if state.is_owed() { &twin } else { label })
     }
@@ -102,7 +109,12 @@ impl Leases {
             for Stray { label, id, .. } in strays(self.books(), &provider, &listed) {
                 // Several may have one label, and its lease finds them all.
                 if self.books().lease(&label).is_some_and(|lease| !lease.state.is_owed()) {
-                    self.owe_again(&label, &id)?;
+                    let noted = self.owe_again(&label, &id);
+                    if noted.is_err() {
+                        // With a full disk nobody would know of it: it goes first.
+                        drop(timeout(LAST_LOOK, market.release(&id)).await);
+                    }
+                    noted?;
                 }
             }
         }

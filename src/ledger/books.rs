@@ -10,7 +10,7 @@ use providers::{Label, Usd};
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
 /// How long after its time an instance may still be on its way out.
-pub const OVERTIME: Duration = Duration::from_mins(2);
+pub const OVERTIME: Duration = Duration::from_secs(30);
 
 /// One lease and its history.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -46,6 +46,11 @@ pub enum HubError {
         "the hub knows no such model, or it is private: check the spelling, or set HF_TOKEN to a token that may read it"
     )]
     UnknownModel,
+    /// Machines would show it our token over a network in which anybody may listen.
+    #[error(
+        "its hub wants a token, which would go there unencrypted: HF_ENDPOINT has to begin with https://"
+    )]
+    InClear,
     /// The model isn't kept as an engine needs it.
     #[error("it has no {0} on the hub: name one of its files, as in `owner/name:file.gguf`")]
     NoFile(String),

@@ -3,6 +3,7 @@
 //! listing leaves out. And what they say of machines that nobody asked for.
 
 use crate::{
+    label::twin,
     leases::{Stray, strays},
     ledger::Books,
     ready::NotReady,
@@ -13,7 +14,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
 /// How often a marketplace is asked about what is rented there.
-const EVERY: Duration = Duration::from_mins(1);
+const EVERY: Duration = Duration::from_secs(30);
 
 /// How soon after an order, which may have been carried out twice.
 const SOON: Duration = Duration::from_secs(10);
@@ -80,7 +81,7 @@ pub(super) struct Sight {
 pub(super) async fn look(market: &dyn Marketplace, watched: &[Watched], books: &Books) -> Sights {
     match timeout(PATIENCE, market.instances()).await {
         Ok(Ok(listed)) => Sights {
-            machines: watched.iter().map(|machine| see(machine, &listed)).collect(),
+            machines: watched.iter().map(|machine| see(machine, &listed, books)).collect(),
             strays: strays(books, market.capabilities().name, &listed),
         },
         Ok(Err(_)) | Err(_) => Sights::default(),
@@ -88,9 +89,12 @@ pub(super) async fn look(market: &dyn Marketplace, watched: &[Watched], books: &
 }
 
 /// What a whole listing says of a machine.
-fn see(machine: &Watched, listed: &[Instance]) -> Sight {
+fn see(machine: &Watched, listed: &[Instance], books: &Books) -> Sight {
     let own = |found: &&Instance| machine.id.as_ref() == Some(&found.id);
-    let named = |found: &&Instance| found.label.as_ref() == Some(&machine.label);
+    let named = |found: &&Instance| {
+        let is_twin = books.lease(&twin(&machine.label, &found.id)).is_some();
+        found.label.as_ref() == Some(&machine.label) && !is_twin
+    };
     // Another may have the same label; by that it is known if its id was changed.
     let found = listed.iter().find(own).or_else(|| listed.iter().find(named));
     let lost = match found.map(|found| &found.state) {
@@ -111,6 +115,8 @@ fn see(machine: &Watched, listed: &[Instance]) -> Sight {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ledger::{Entry, Ledger, Terms};
+    use jiff::Timestamp;
     use providers::{
         ErrorKind, Need, Order,
         testkit::{Fault, World},
@@ -127,6 +133,18 @@ mod tests {
         (world, Watched { worker, label, id })
     }
 
+    /// Books in which this instance is the twin of what has this label.
+    fn doubled(label: &Label, instance: &Instance) -> Books {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("ledger");
+        let mut ledger = Ledger::open(&path, &"nov26-7kq3".parse().unwrap()).unwrap();
+        let terms = Terms::example("world", UsdPerHour(1), Timestamp::UNIX_EPOCH);
+        let (id, since) = (instance.id.clone(), Timestamp::UNIX_EPOCH);
+        let entry = Entry::Doubled { terms, id, since };
+        ledger.record(&twin(label, &instance.id), entry).unwrap();
+        ledger.books().clone()
+    }
+
     async fn seen(world: &World, machine: &Watched) -> String {
         let sights = look(world, std::slice::from_ref(machine), &Books::default()).await;
         let told =
@@ -135,14 +153,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_marketplace_is_asked_once_a_minute() {
+    async fn a_marketplace_is_asked_twice_a_minute() {
         let mut lookout = Lookout::default();
         let mut asked = 0;
         for _ in 0..600 {
             advance(Duration::from_millis(500)).await;
             asked += u32::from(lookout.is_due());
         }
-        assert_eq!(asked, 5);
+        assert_eq!(asked, 10);
         lookout.look_soon();
         advance(SOON).await;
         assert!(lookout.is_due(), "an order was answered");
@@ -160,15 +178,21 @@ mod tests {
         world.rent(&Order::new(offer, machine.label.clone(), "key")).await.unwrap();
         let mut listed = world.instances().await.unwrap();
         for _ in 0..2 {
-            assert_eq!(see(&machine, &listed).price, Some(UsdPerHour(310_000)), "{listed:?}");
+            assert_eq!(
+                see(&machine, &listed, &Books::default()).price,
+                Some(UsdPerHour(310_000)),
+                "{listed:?}"
+            );
             listed.reverse();
         }
         // Once its id is another, its label is all that it is known by.
         listed.retain(|found| Some(&found.id) == machine.id.as_ref());
         listed[0].id = InstanceId("moved".into());
-        assert_eq!(see(&machine, &listed).price, Some(UsdPerHour(310_000)));
+        assert_eq!(see(&machine, &listed, &Books::default()).price, Some(UsdPerHour(310_000)));
+        let books = doubled(&machine.label, &listed[0]);
+        assert_eq!(see(&machine, &listed, &books).price, None, "it is its twin");
         listed[0].label = None;
-        assert_eq!(see(&machine, &listed).price, None);
+        assert_eq!(see(&machine, &listed, &Books::default()).price, None);
     }
 
     #[tokio::test(start_paused = true)]

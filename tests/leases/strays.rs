@@ -118,6 +118,24 @@ async fn an_order_that_was_refused_and_is_carried_out_all_the_same_is_given_back
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_twin_that_is_on_its_way_out_is_never_taken_over() {
+    let mut bench = Bench::new(World::default());
+    let own = bench.rented().await.id;
+    bench.doubled().await;
+    bench.world.strike_next(Fault::None);
+    bench.world.strike_next(Fault::Pretend);
+    assert_eq!(bench.swept().await, 1);
+    tokio::task::yield_now().await;
+    // The machine itself is gone meanwhile.
+    bench.world.release(&own).await.unwrap();
+    let mut bench = bench.restarted();
+    let adopted = bench.leases.adopt(&bench.label).await.unwrap();
+    assert_eq!((adopted, bench.world.billed()), (None, 1));
+    bench.leases.settle().await.unwrap();
+    assert_eq!(bench.world.billed(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_machine_that_is_taken_over_is_the_one_that_was_rented_and_not_its_twin() {
     let mut bench = Bench::new(World::default());
     // Listed before it.

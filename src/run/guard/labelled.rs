@@ -5,7 +5,7 @@ use crate::{
     label::{Owner, RunId, Stamp},
     leases::{LeaseError, Markets, describe, end_stray},
 };
-use futures_util::future::{join_all, try_join_all};
+use futures_util::future::join_all;
 use providers::{ErrorKind, Instance, Marketplace};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -14,14 +14,16 @@ use tokio::time::{Instant, sleep, sleep_until};
 const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_mins(1));
 
 /// Ends whatever this owner's run has at these marketplaces, each of which is asked until it can say
-/// that nothing is left there. The error is of one that rejects the key, and so will never say so.
+/// that nothing is left there, or somebody has the run in hand again. The error is of one that rejects
+/// the key, and so will never say so.
 pub(super) async fn end_labelled(
     run: &RunId,
     owner: &Owner,
     markets: &Markets,
     events: &Events,
+    in_hand: impl Fn() -> bool,
 ) -> Result<(), LeaseError> {
-    let ending = markets.iter().map(|(_, market)| end_at(&**market, run, owner, events));
+    let ending = markets.iter().map(|(_, market)| end_at(&**market, run, owner, events, &in_hand));
     join_all(ending).await.into_iter().collect()
 }
 
@@ -30,15 +32,19 @@ async fn end_at(
     run: &RunId,
     owner: &Owner,
     events: &Events,
+    in_hand: &impl Fn() -> bool,
 ) -> Result<(), LeaseError> {
     let mut pause = PAUSES.0;
     // An order may have been sent a moment ago.
     let shows = Instant::now() + market.capabilities().listing_lag;
     loop {
         let is_last = shows <= Instant::now();
+        if in_hand() {
+            return Ok(());
+        }
         match end_listed(market, run, owner, events).await {
             Ok(0) if is_last => return Ok(()),
-            Ok(0) => sleep_until(shows).await,
+            Ok(0) => sleep_until(shows.min(Instant::now() + PAUSES.1 / 12)).await,
             Ok(_) => pause = PAUSES.0,
             Err(LeaseError::Market(error)) if error.kind == ErrorKind::Unauthorized => {
                 return Err(error.into());
@@ -71,8 +77,9 @@ async fn end_listed(
         }
         ended
     });
-    try_join_all(ending).await?;
-    Ok(ours.len())
+    // One that won't go keeps no other from going.
+    let ended: Result<Vec<()>, _> = join_all(ending).await.into_iter().collect();
+    ended.map(|ended| ended.len())
 }
 
 #[cfg(test)]
@@ -108,11 +115,15 @@ mod tests {
         }
         let markets = Markets::new([world.clone() as Arc<dyn Marketplace>]);
         let events = Events::unheard();
-        end_labelled(&run, &owner, &markets, &events).await.expect("it can be ended");
+        end_labelled(&run, &owner, &markets, &events, || false).await.expect("it can be ended");
         assert_eq!(world.labels(), kept);
         // They were ordered a moment ago, and no listing could show them.
         world.strike_next(Fault::Refuse(ErrorKind::Unauthorized));
-        let error = end_labelled(&run, &owner, &markets, &events).await;
+        let error = end_labelled(&run, &owner, &markets, &events, || false).await;
         error.expect_err("nobody can tell");
+        // Whoever has it in hand again sees to it.
+        let calls = world.calls();
+        end_labelled(&run, &owner, &markets, &events, || true).await.expect("it is nobody's");
+        assert_eq!(world.calls(), calls);
     }
 }

@@ -16,6 +16,7 @@ use crate::{
     leases::Markets,
 };
 use providers::crash;
+use rustix::process::Signal;
 use std::{
     ffi::OsStr,
     fs::{File, OpenOptions, TryLockError},
@@ -136,6 +137,8 @@ impl Guard {
             .process_group(0)
             // What is to end the program is not meant for this one.
             .env_remove(crash::VARIABLE)
+            // It fetches no model.
+            .env_remove("HF_TOKEN")
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -178,6 +181,8 @@ pub async fn stand(
     drop(signal(SignalKind::hangup())?);
     // Whoever stops a service tells all of its processes at once, and the program may yet fail.
     drop(signal(SignalKind::terminate())?);
+    // A file that may not grow is a write that fails, and no end.
+    drop(signal(SignalKind::from_raw(Signal::XFSZ.as_raw()))?);
     let Some(_lock) = lock(&folder.guard_lock())? else {
         return Ok(());
     };

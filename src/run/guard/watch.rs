@@ -39,7 +39,9 @@ pub(super) async fn watch(
             if OVERDUE_EVERY <= looked.elapsed() {
                 // One that can't be read now can be later.
                 let books = ledger.books().unwrap_or_default();
-                end_overdue(&books, markets, clock::now(), events).await;
+                // By the computer's clock, as it is written. By a time that never goes back all that is
+                // ordered after the clock was put back would be past its time for as long.
+                end_overdue(&books, markets, clock::shown(clock::now()), events).await;
                 looked = Instant::now();
             }
             continue;
@@ -55,7 +57,14 @@ pub(super) async fn watch(
             // One that is damaged may owe anything that has the run's label.
             Err(error) => {
                 if is_left_alone(&ledger, grace).await {
-                    end_by_label(folder, owner, markets, events).await?;
+                    end_by_label(&ledger, folder, owner, markets, events).await?;
+                    if ledger.is_in_use() {
+                        continue;
+                    }
+                    if let Some(successor) = ledger.successor().map_err(io::Error::other)? {
+                        ledger = successor;
+                        continue;
+                    }
                     return Err(io::Error::other(error));
                 }
                 continue;
@@ -141,6 +150,7 @@ async fn end_overdue(books: &Books, markets: &Markets, now: Timestamp, events: &
 
 /// Ends what a run has rented, wherever its plan lets it or can't say.
 async fn end_by_label(
+    ledger: &Watched,
     folder: &RunFolder,
     owner: &Owner,
     markets: &Markets,
@@ -153,7 +163,9 @@ async fn end_by_label(
     let meant: Vec<_> = meant.iter().filter(known).cloned().collect();
     let chosen = markets.only(&meant).ok().filter(|_| !meant.is_empty());
     let chosen = chosen.unwrap_or_else(|| markets.clone());
-    end_labelled(&run, owner, &chosen, events).await.map_err(io::Error::other)
+    // Another may be in its place that isn't damaged, and says what is owed.
+    let in_hand = || ledger.is_in_use() || ledger.successor().is_ok_and(|next| next.is_some());
+    end_labelled(&run, owner, &chosen, events, in_hand).await.map_err(io::Error::other)
 }
 
 /// Whether nobody takes the run up for as long as `grace`.

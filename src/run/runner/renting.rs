@@ -35,6 +35,8 @@ const SHORTEST_LEASE: Duration = Duration::from_mins(2);
 impl Runner<'_> {
     /// Takes over what an earlier session rented, and gives back what is of no use.
     pub(super) async fn adopt(&mut self) -> Result<(), Why> {
+        // What was ordered may have been carried out twice, which nobody has seen to.
+        self.lookout.look_soon();
         let owed: Vec<Label> = self.leases.books().owed().map(|(label, _)| label.clone()).collect();
         for label in &owed {
             // Before anything: nothing is rented in the place of what may still be there.
