@@ -13,6 +13,9 @@ use tokio::time::{Instant, sleep, sleep_until};
 /// The shortest and the longest pause between two attempts at a marketplace.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_mins(1));
 
+/// How often a listing is looked at that may still be behind.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
 /// Ends whatever this owner's run has at these marketplaces, each of which is asked until it can say
 /// that nothing is left there, or somebody has the run in hand again. The error is of one that rejects
 /// the key, and so will never say so.
@@ -44,7 +47,7 @@ async fn end_at(
         }
         match end_listed(market, run, owner, events).await {
             Ok(0) if is_last => return Ok(()),
-            Ok(0) => sleep_until(shows.min(Instant::now() + PAUSES.1 / 12)).await,
+            Ok(0) => sleep_until(shows.min(Instant::now() + LOOK_EVERY)).await,
             Ok(_) => pause = PAUSES.0,
             Err(LeaseError::Market(error)) if error.kind == ErrorKind::Unauthorized => {
                 return Err(error.into());
