@@ -39,6 +39,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How often one is asked for that could tell and fails, before the question is left to settling.
 const LOOKS: u32 = 20;
 
+/// How long is waited for what is asked once more when all is over.
+const LAST_LOOK: Duration = Duration::from_secs(20);
+
 /// Why an instance could not be had, or not be given back.
 #[derive(Debug, thiserror::Error)]
 pub enum LeaseError {

@@ -4,11 +4,11 @@
 mod show;
 
 use crate::{
+    leases::describe,
     model::{NoTokenizer, Tokenizer},
     prompts::{Sample, Survey},
 };
 use serde::Serialize;
-use std::{error::Error, iter};
 
 /// Prompts that are counted, at most.
 const COUNTED: usize = 1_000;
@@ -131,7 +131,7 @@ fn input(survey: &Survey, tokenizer: &Result<Tokenizer, NoTokenizer>) -> (f64, I
                 .map(|tokens| (sample, tokens))
                 .ok_or_else(|| "its tokenizer can't split them".to_owned())
         }
-        Err(why) => Err(chain(why)),
+        Err(why) => Err(describe(why)),
     };
     match counted {
         Ok((sample, tokens)) => {
@@ -215,12 +215,6 @@ fn output(samples: &[Sample], limit: Option<u32>) -> (f64, OutputBasis) {
     };
     let sum: f64 = limits.iter().map(|limit| limit.map_or(ANSWER, f64::from)).sum();
     (if limits.is_empty() { ANSWER } else { sum / limits.len() as f64 }, basis)
-}
-
-/// An error and its reasons, in a row.
-fn chain(error: &dyn Error) -> String {
-    let reasons = iter::successors(Some(error), |&error| error.source());
-    reasons.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Giving back, until a listing proves it.
 
-use super::{LOOK_EVERY, LOOKS, LeaseError, Sighting, describe};
+use super::{LAST_LOOK, LOOK_EVERY, LOOKS, LeaseError, Sighting, describe};
 use crate::{
     event::{Event, Events},
     ledger::{Entry, Lease},
@@ -9,7 +9,7 @@ use providers::{Instance, InstanceId, Label, Marketplace};
 use std::{collections::BTreeSet, time::Duration};
 use tokio::{
     sync::mpsc::UnboundedSender,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 /// How long after a listing that shows nothing another has to, where listings can be behind.
@@ -199,6 +199,11 @@ pub async fn end_owed(
         end_stray(market, instance).await?;
     }
     Ok(listed.len())
+}
+
+/// Asks once for an instance to be ended of which no ledger can be told: better than not at all.
+pub(super) async fn let_go(market: &dyn Marketplace, id: &InstanceId) {
+    drop(timeout(LAST_LOOK, market.release(id)).await);
 }
 
 /// Ends an instance that only its label proves to be ours, and returns once two listings don't show

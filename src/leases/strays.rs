@@ -1,18 +1,15 @@
 //! What is listed under our labels and nobody has in hand: an order that was carried out twice, or
 //! although it was refused, or what has come back.
 
-use super::{LeaseError, Leases};
+use super::{LAST_LOOK, LeaseError, Leases, giving_back::let_go};
 use crate::{
     event::Event,
     label::twin,
     ledger::{Books, Entry, LeaseState, LedgerError},
 };
 use providers::{Instance, InstanceId, Label};
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
 use tokio::time::timeout;
-
-/// How long a listing is waited for once all is shown to be gone.
-const LAST_LOOK: Duration = Duration::from_secs(20);
 
 /// Such an instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,7 +80,7 @@ impl Leases {
         if let (Err(_), Some(market)) = (&noted, market) {
             // With a full disk nobody would know of it. It is given back all the same, once.
             let id = id.clone();
-            tokio::spawn(async move { market.release(&id).await });
+            tokio::spawn(async move { let_go(&*market, &id).await });
         }
         noted?;
         self.events.send(Event::Stray { label: label.clone(), id: id.clone() });
@@ -112,7 +109,7 @@ impl Leases {
                     let noted = self.owe_again(&label, &id);
                     if noted.is_err() {
                         // With a full disk nobody would know of it: it goes first.
-                        drop(timeout(LAST_LOOK, market.release(&id)).await);
+                        let_go(&*market, &id).await;
                     }
                     noted?;
                 }

@@ -25,6 +25,16 @@ fn guard_of(user: &User) -> String {
     eventually("its guard", || pids_in(&run, "guard").pop())
 }
 
+/// A run that is stopped while it goes on with one rental, and its guard, which waits no time.
+fn stopped(cloud: &Cloud, user: &User) -> (Child, String) {
+    let mut command = cloud.run(user, "lambda", 600, &[]);
+    command.env("PIECEWORK_GUARD_GRACE", "1");
+    let program = running(cloud, &mut command, "lambda");
+    let guard = guard_of(user);
+    signal(&program.id().to_string(), "STOP");
+    (program, guard)
+}
+
 /// Waits until a guard whose run's folder may be gone has seen that nothing is owed.
 fn ends(guard: &str) {
     let process = format!("/proc/{guard}");
@@ -100,11 +110,7 @@ fn a_ledger_that_is_taken_away_ends_the_run_and_nothing_more_is_rented() {
 fn what_a_damaged_ledger_owes_is_given_back_by_the_guard_too() {
     let Some(cloud) = Cloud::start("a damaged ledger under a guard") else { return };
     let user = User::new();
-    let mut command = cloud.run(&user, "lambda", 600, &[]);
-    command.env("PIECEWORK_GUARD_GRACE", "1");
-    let mut program = running(&cloud, &mut command, "lambda");
-    let guard = guard_of(&user);
-    signal(&program.id().to_string(), "STOP");
+    let (mut program, guard) = stopped(&cloud, &user);
     let ledger = user.only_run().join("ledger");
     let mut bytes = fs::read(&ledger).expect("there is one");
     bytes[20] ^= 1;
@@ -123,11 +129,7 @@ fn what_a_damaged_ledger_owes_is_given_back_by_the_guard_too() {
 fn a_home_that_is_removed_is_still_known_to_the_guard() {
     let Some(cloud) = Cloud::start("a home that is removed") else { return };
     let user = User::new();
-    let mut command = cloud.run(&user, "lambda", 600, &[]);
-    command.env("PIECEWORK_GUARD_GRACE", "1");
-    let mut program = running(&cloud, &mut command, "lambda");
-    let guard = guard_of(&user);
-    signal(&program.id().to_string(), "STOP");
+    let (mut program, guard) = stopped(&cloud, &user);
     fs::remove_dir_all(user.folder().join("home")).expect("it is ours");
     program.kill().expect("it is ours");
     program.wait().expect("it is over");
