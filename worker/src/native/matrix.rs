@@ -5,13 +5,15 @@
 //! ```
 //!
 //! Weights are packed into panels once, when they are loaded. Work is shared out by panel, so one
-//! row of a single prompt occupies all threads as hundreds do. A row's result does not depend on the rows
-//! beside it: see [`kernel`](super::kernel).
+//! row of a single prompt occupies all threads as hundreds do. Weights that stay quantised multiply
+//! activations of bytes, others multiply floats. A row's result does not depend on the rows
+//! beside it either way: see [`int8`](super::int8) and [`kernel`](super::kernel).
 
 use super::{
+    int8::{self, Bytes, quantise},
     kernel::{PANEL, TILE, accumulate, width_for},
     loops::{WidenBf16, WidenF16},
-    quantised::{Format, GROUP, Quantised},
+    quantised::{Format, Quantised},
     simd::vectorized,
     tensor::Tensor,
 };
@@ -23,60 +25,80 @@ use std::ops::Range;
 /// Rows of a panel that are widened at once; they stay in the nearest cache.
 const WIDENED: usize = 128;
 
-/// Rows of activations, packed into tiles.
+/// What a matrix takes in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Intake {
+    /// Numbers of a row.
+    depth: usize,
+    /// None where the numbers are floats; where they are bytes, the code of the weights that stands
+    /// for 0.
+    zero: Option<i32>,
+}
+
+/// Rows of activations, packed into tiles for a matrix.
 #[derive(Debug, Default)]
 pub(super) struct Tiles {
     rows: usize,
-    depth: usize,
-    data: Vec<f32>,
+    intake: Intake,
+    /// Empty where the matrix takes bytes.
+    floats: Vec<f32>,
+    /// Empty where the matrix takes floats.
+    bytes: Bytes,
 }
 
 impl Tiles {
-    /// Takes `rows` rows of `depth` floats; `write` makes each of them.
+    /// Takes a row for each row of `source`, of `stride` floats; `write` makes it and may change
+    /// its source.
     pub(super) fn fill(
-        &mut self,
-        rows: usize,
-        depth: usize,
-        write: impl Fn(usize, &mut [f32]) + Sync,
-    ) {
-        self.resize(rows, depth);
-        self.data.par_chunks_mut(TILE * depth).enumerate().for_each_init(
-            || vec![0.0; depth],
-            |scratch, (tile, packed)| {
-                for row in 0..TILE.min(rows - tile * TILE) {
-                    write(tile * TILE + row, scratch);
-                    pack(scratch, row, packed);
-                }
-            },
-        );
-    }
-
-    /// Takes a row of `depth` floats for each of `source`; `write` makes it and may change its source.
-    pub(super) fn fill_from(
         &mut self,
         source: &mut [f32],
         stride: usize,
-        depth: usize,
+        intake: Intake,
         write: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
     ) {
-        self.resize(source.len() / stride, depth);
-        let tiles = self.data.par_chunks_mut(TILE * depth);
-        tiles.zip(source.par_chunks_mut(TILE * stride)).enumerate().for_each_init(
-            || vec![0.0; depth],
-            |scratch, (tile, (packed, source))| {
-                for (row, source) in source.chunks_mut(stride).enumerate() {
-                    write(tile * TILE + row, source, scratch);
-                    pack(scratch, row, packed);
-                }
-            },
-        );
+        (self.rows, self.intake) = (source.len() / stride, intake);
+        let depth = intake.depth;
+        let (floats, bytes) = if intake.zero.is_none() { (self.rows, 0) } else { (0, self.rows) };
+        self.floats.clear();
+        self.floats.resize(padded(floats) * depth, 0.0);
+        self.bytes.resize(bytes, depth);
+        match intake.zero {
+            None => {
+                let tiles = self.floats.par_chunks_mut(TILE * depth);
+                fill(tiles, source, TILE, stride, depth, write, pack);
+            }
+            Some(zero) => fill(
+                self.bytes.tiles_mut(),
+                source,
+                int8::TILE,
+                stride,
+                depth,
+                write,
+                |values, row, tile| quantise(values, row, zero, tile),
+            ),
+        }
     }
+}
 
-    fn resize(&mut self, rows: usize, depth: usize) {
-        (self.rows, self.depth) = (rows, depth);
-        self.data.clear();
-        self.data.resize(padded(rows) * depth, 0.0);
-    }
+/// Makes the rows of tiles of `height` rows, and packs them.
+fn fill<'a, T: Send + 'a>(
+    tiles: impl IndexedParallelIterator<Item = &'a mut [T]>,
+    source: &mut [f32],
+    height: usize,
+    stride: usize,
+    depth: usize,
+    write: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
+    pack: impl Fn(&[f32], usize, &mut [T]) + Sync,
+) {
+    tiles.zip(source.par_chunks_mut(height * stride)).enumerate().for_each_init(
+        || vec![0.0; depth],
+        |scratch, (tile, (packed, source))| {
+            for (row, source) in source.chunks_mut(stride).enumerate() {
+                write(tile * height + row, source, scratch);
+                pack(scratch, row, packed);
+            }
+        },
+    );
 }
 
 /// Rows with those that pad the last tile.
@@ -229,10 +251,22 @@ impl Matrix {
         }
     }
 
-    /// The product of `tiles` with these weights.
+    /// What it takes in.
+    pub(super) fn intake(&self) -> Intake {
+        let zero = match &self.data {
+            Data::F32(_) | Data::F16(_) | Data::Bf16(_) => None,
+            Data::Quantised(data) => Some(data.format().zero().into()),
+        };
+        Intake { depth: self.depth, zero }
+    }
+
+    /// The product of `tiles`, filled for these weights, with them.
     pub(super) fn multiply(&self, tiles: &Tiles, out: &mut Panels) {
-        debug_assert_eq!(tiles.depth, self.depth);
-        let rows = padded(tiles.rows);
+        assert_eq!(tiles.intake, self.intake(), "the tiles are another matrix's");
+        let rows = match &self.data {
+            Data::F32(_) | Data::F16(_) | Data::Bf16(_) => padded(tiles.rows),
+            Data::Quantised(_) => int8::padded(tiles.rows),
+        };
         out.rows = rows;
         out.data.resize(self.columns.div_ceil(PANEL) * rows, [0.0; PANEL]);
         if rows == 0 {
@@ -243,17 +277,19 @@ impl Matrix {
         let together = (panels / (4 * rayon::current_num_threads())).clamp(1, 16);
         out.data.par_chunks_mut(rows).with_min_len(together).enumerate().for_each(
             |(panel, out)| {
-                out.fill([0.0; PANEL]);
                 let range = panel * self.depth * PANEL..(panel + 1) * self.depth * PANEL;
                 match &self.data {
-                    Data::F32(data) => product(tiles, 0, data[range].as_chunks().0, out),
+                    Data::F32(data) => {
+                        out.fill([0.0; PANEL]);
+                        product(tiles, 0, data[range].as_chunks().0, out);
+                    }
                     Data::F16(data) => widened(tiles, &data[range], out, |bits, out| {
                         vectorized(WidenF16 { bits, out });
                     }),
                     Data::Bf16(data) => widened(tiles, &data[range], out, |bits, out| {
                         vectorized(WidenBf16 { bits, out });
                     }),
-                    Data::Quantised(data) => quantised(tiles, data, panel, out),
+                    Data::Quantised(data) => int8::multiply(data.panel(panel), &tiles.bytes, out),
                 }
             },
         );
@@ -262,7 +298,7 @@ impl Matrix {
 
 /// Adds to one panel of a product what the rows of weights from `first` on contribute.
 fn product(tiles: &Tiles, first: usize, weights: &[[f32; PANEL]], out: &mut [[f32; PANEL]]) {
-    let tiles = tiles.data.chunks(TILE * tiles.depth);
+    let tiles = tiles.floats.chunks(TILE * tiles.intake.depth);
     for (tile, out) in tiles.zip(out.chunks_mut(TILE)) {
         let width = out.len();
         accumulate(&tile[first * width..(first + weights.len()) * width], weights, out);
@@ -275,20 +311,12 @@ fn widened(
     out: &mut [[f32; PANEL]],
     widen: impl Fn(&[u16], &mut [f32]),
 ) {
+    out.fill([0.0; PANEL]);
     let mut wide = [[0.0; PANEL]; WIDENED];
     for (chunk, narrow) in weights.chunks(WIDENED * PANEL).enumerate() {
         let wide = &mut wide[..narrow.len() / PANEL];
         widen(narrow, wide.as_flattened_mut());
         product(tiles, chunk * WIDENED, wide, out);
-    }
-}
-
-fn quantised(tiles: &Tiles, weights: &Quantised, panel: usize, out: &mut [[f32; PANEL]]) {
-    let mut wide = [[0.0; PANEL]; WIDENED];
-    for first in (0..tiles.depth).step_by(WIDENED) {
-        let wide = &mut wide[..WIDENED.min(tiles.depth - first)];
-        weights.widen(panel, first / GROUP, wide);
-        product(tiles, first, wide, out);
     }
 }
 
@@ -360,8 +388,19 @@ mod tests {
         }
     }
 
+    /// Rows without a pattern, of about 1.
+    fn rows(rows: usize, matrix: &Matrix) -> Tiles {
+        let depth = matrix.depth;
+        let mut values: Vec<f32> = (0..rows * depth).map(|index| (index as f32).sin()).collect();
+        let mut tiles = Tiles::default();
+        tiles.fill(&mut values, depth, matrix.intake(), |_, source, out| {
+            out.copy_from_slice(source);
+        });
+        tiles
+    }
+
     #[test]
-    fn weights_that_stay_quantised_have_the_bits_of_those_read_as_floats() {
+    fn weights_that_stay_quantised_are_those_read_as_floats_and_multiply_bytes() {
         let (columns, depth) = (40, 160);
         for (format, bits) in [(GgmlDType::Q8_0, 9), (GgmlDType::Q4_0, 5), (GgmlDType::Q4_1, 5)] {
             let tensor = tensor(format, columns, depth);
@@ -376,17 +415,18 @@ mod tests {
                 plain.column(column, &mut want);
                 assert_eq!(got, want, "{format:?}, column {column}");
             }
-            for rows in [1, 3, 30] {
-                let mut tiles = Tiles::default();
-                tiles.fill(rows, depth, |row, out| {
-                    for (index, out) in out.iter_mut().enumerate() {
-                        *out = ((row * depth + index) as f32).sin();
-                    }
-                });
+            for count in [1, 3, 30] {
                 let (mut got, mut want) = (Panels::default(), Panels::default());
-                stored.multiply(&tiles, &mut got);
-                plain.multiply(&tiles, &mut want);
-                assert_eq!(got.data, want.data, "{format:?}, {rows} rows");
+                stored.multiply(&rows(count, &stored), &mut got);
+                plain.multiply(&rows(count, &plain), &mut want);
+                // A byte is off by half of 1/127 at most, evenly spread: a deviation of 1/(127 √12) for
+                // each of 160 products with weights of a deviation of 1/√3 gives 0.017.
+                for (row, column) in (0..count).flat_map(|row| (0..columns).map(move |c| (row, c)))
+                {
+                    let at = |panels: &Panels| panels.piece(row, column / PANEL)[column % PANEL];
+                    let (got, want) = (at(&got), at(&want));
+                    assert!((got - want).abs() < 0.1, "{format:?}: {got} and {want}");
+                }
             }
         }
     }

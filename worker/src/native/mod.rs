@@ -3,7 +3,7 @@
 //! ```text
 //! load: folder | gguf ─▶ model_files ─▶ model (matrix ◀─ tensor)                 setup
 //! prompt ─▶ request ─▶ template ─▶ vocabulary ─▶ scheduler (blocks) ─▶ model     run
-//! model (attention, rope, matrix ─▶ kernel, simd) ─▶ logits ─▶ sampling ─▶ answer ─▶ response
+//! model (attention, rope, matrix ─▶ kernel, int8, simd) ─▶ logits ─▶ sampling ─▶ answer ─▶ response
 //! ```
 //!
 //! Decoders of the Llama family (Llama 2 and 3, Mistral, Qwen 2, 2.5 and 3, `SmolLM2`) run on the
@@ -19,6 +19,7 @@ mod fields;
 mod folder;
 mod gguf;
 mod gguf_tokenizer;
+mod int8;
 mod kernel;
 mod loops;
 mod matrix;
@@ -38,6 +39,8 @@ mod setup;
 mod simd;
 mod template;
 mod tensor;
+#[cfg(target_arch = "x86_64")]
+mod vnni;
 mod vocabulary;
 
 pub use setup::load;

@@ -13,6 +13,10 @@ use super::{
 use crate::engine::EngineError;
 use rayon::prelude::*;
 
+/// Rows of little work that are worth a thread of their own: handing them out takes as long as some of
+/// them do.
+const APART: usize = 8;
+
 /// Tokens to go through the model at once: of any sequences, any number of each.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Batch {
@@ -149,7 +153,8 @@ impl Model {
     ) {
         let (hidden, rows) = (self.config.hidden, batch.tokens.len());
         work.residual.resize(rows * hidden, 0.0);
-        work.residual.par_chunks_mut(hidden).zip(&batch.tokens).for_each(|(row, token)| {
+        let rows_of_residual = work.residual.par_chunks_mut(hidden).with_min_len(APART);
+        rows_of_residual.zip(&batch.tokens).for_each(|(row, token)| {
             self.embedding.column(*token as usize, row);
         });
         let positions: Vec<usize> =
@@ -158,6 +163,7 @@ impl Model {
         work.angles.resize(rows * head_dim, 0.0);
         work.angles
             .par_chunks_mut(head_dim)
+            .with_min_len(APART)
             .zip(&positions)
             .for_each(|(row, position)| angles(&self.frequencies, *position, row));
         for (index, (layer, heads)) in self.layers.iter().zip(&mut cache.layers).enumerate() {
@@ -173,12 +179,12 @@ impl Model {
         for row in &batch.wanted {
             work.last.extend(&work.residual[row * hidden..(row + 1) * hidden]);
         }
-        work.tiles.fill(batch.wanted.len(), hidden, |row, out| {
-            let values = &work.last[row * hidden..(row + 1) * hidden];
+        let output = self.output.as_ref().unwrap_or(&self.embedding);
+        work.tiles.fill(&mut work.last, hidden, output.intake(), |_, values, out| {
             let (weights, epsilon) = (&self.norm, self.config.epsilon);
             vectorized(Normalise { values, weights, epsilon, out });
         });
-        self.output.as_ref().unwrap_or(&self.embedding).multiply(&work.tiles, logits);
+        output.multiply(&work.tiles, logits);
     }
 }
 
@@ -236,7 +242,7 @@ impl Layer {
     ) {
         let Workspace { residual, angles, queries, attended, tiles, product, .. } = work;
         let (hidden, epsilon) = (config.hidden, config.epsilon);
-        tiles.fill_from(residual, hidden, hidden, |_, values, out| {
+        tiles.fill(residual, hidden, self.qkv.intake(), |_, values, out| {
             vectorized(Normalise { values, weights: &self.attention_norm, epsilon, out });
         });
         self.qkv.multiply(tiles, product);
@@ -244,23 +250,25 @@ impl Layer {
         attended.resize(queries.len(), 0.0);
         attend(shape, heads, &batch.spans, queries, attended);
         let width = config.query_width();
-        tiles.fill(batch.tokens.len(), width, |row, out| {
-            out.copy_from_slice(&attended[row * width..(row + 1) * width]);
+        tiles.fill(attended, width, self.output.intake(), |_, values, out| {
+            out.copy_from_slice(values);
         });
         self.output.multiply(tiles, product);
-        tiles.fill_from(residual, hidden, hidden, |row, values, out| {
+        tiles.fill(residual, hidden, self.gate_up.intake(), |row, values, out| {
             product.add_to(row, values);
             add(values, self.output_bias.as_deref());
             vectorized(Normalise { values, weights: &self.mlp_norm, epsilon, out });
         });
         self.gate_up.multiply(tiles, product);
-        tiles.fill(batch.tokens.len(), config.intermediate, |row, out| {
+        tiles.fill(residual, hidden, self.down.intake(), |row, _, out| {
             vectorized(SwiGlu { product, row, out });
         });
         self.down.multiply(tiles, product);
-        residual.par_chunks_mut(hidden).enumerate().for_each(|(row, values)| {
-            product.add_to(row, values);
-        });
+        residual.par_chunks_mut(hidden).with_min_len(APART).enumerate().for_each(
+            |(row, values)| {
+                product.add_to(row, values);
+            },
+        );
     }
 
     /// Makes queries, keys and values of a product, and keeps keys and values.
@@ -280,15 +288,15 @@ impl Layer {
         let scale = 1.0 / (dim as f32).sqrt();
         queries.resize(batch.tokens.len() * width, 0.0);
         let (query_norm, key_norm) = (self.query_norm.as_deref(), self.key_norm.as_deref());
-        queries.par_chunks_mut(width).zip(angles.par_chunks(dim)).enumerate().for_each(
-            |(row, (out, turn))| {
-                product.copy(row, 0..width, out);
-                add(out, bias(0, width));
-                let (weights, epsilon) = (query_norm, config.epsilon);
-                vectorized(TurnHeads { heads: out, weights, epsilon, turn, scale });
-            },
-        );
-        heads.par_iter_mut().enumerate().for_each(|(index, head)| {
+        let rows = queries.par_chunks_mut(width).with_min_len(APART);
+        rows.zip(angles.par_chunks(dim)).enumerate().for_each(|(row, (out, turn))| {
+            product.copy(row, 0..width, out);
+            add(out, bias(0, width));
+            let (weights, epsilon) = (query_norm, config.epsilon);
+            vectorized(TurnHeads { heads: out, weights, epsilon, turn, scale });
+        });
+        let together = APART.div_ceil(batch.tokens.len().max(1));
+        heads.par_iter_mut().with_min_len(together).enumerate().for_each(|(index, head)| {
             let (mut key, mut value) = (vec![0.0; dim], vec![0.0; dim]);
             let key_at = width + index * dim;
             let value_at = key_at + config.kv_width();

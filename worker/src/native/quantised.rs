@@ -1,24 +1,17 @@
 //! Weights that stay as small as the file has them: integers, with a scale for each
 //! [`GROUP`] inputs of a column, and with an offset in some formats.
 //!
-//! A panel is widened a few rows at a time, while it lies in the nearest cache, to exactly the floats
-//! that reading the file as floats gives. So nothing is lost against that, and what a row yields
-//! doesn't depend on the rows beside it.
-
-#![expect(clippy::inline_always, reason = "only inlined is a loop compiled for the processor")]
+//! Products multiply the integers themselves: see [`int8`](super::int8).
 
 use super::{
+    int8::{Codes, GROUP, Panel, STEP, STEPS},
     kernel::PANEL,
-    loops::WidenF16,
-    simd::{Loop, vectorized},
     tensor::Tensor,
 };
 use crate::engine::EngineError;
 use candle_core::quantized::GgmlDType;
+use half::f16;
 use rayon::prelude::*;
-
-/// Inputs that share a scale.
-pub(super) const GROUP: usize = 32;
 
 /// A format of llama.cpp's that can stay as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,12 +50,26 @@ impl Format {
         }
     }
 
-    /// Bytes of a group's integers.
-    fn code_bytes(self) -> usize {
+    /// Whether a byte holds two integers, half a group apart.
+    fn halves(self) -> bool {
         match self {
-            Self::Q8_0 => GROUP,
-            Self::Q4_0 | Self::Q4_1 => GROUP / 2,
+            Self::Q8_0 => false,
+            Self::Q4_0 | Self::Q4_1 => true,
         }
+    }
+
+    /// The code that stands for 0. The file has 8 bits signed, and a panel has them shifted by this.
+    pub(super) fn zero(self) -> u8 {
+        match self {
+            Self::Q8_0 => 128,
+            Self::Q4_0 => 8,
+            Self::Q4_1 => 0,
+        }
+    }
+
+    /// Steps of a group that have bytes of their own.
+    fn steps(self) -> usize {
+        if self.halves() { STEPS / 2 } else { STEPS }
     }
 
     /// Bytes before a group's integers: the scale, and the offset where there is one.
@@ -76,14 +83,14 @@ impl Format {
 
 /// Weights in panels of [`PANEL`] columns.
 ///
-/// For each panel and group there are the codes, row by row (in 4 bits a row lies with the one half a
-/// group further), and a scale and an offset for each column.
+/// For each panel and group there are the codes, step by step (in 4 bits a step lies with the one half
+/// a group further), and a scale and an offset for each column.
 #[derive(Debug)]
 pub(super) struct Quantised {
     format: Format,
     /// Groups of a column.
     groups: usize,
-    codes: Vec<[u8; PANEL]>,
+    codes: Vec<Codes>,
     /// Bits of 16-bit floats.
     scales: Vec<[u16; PANEL]>,
     /// Likewise; empty where the format has none.
@@ -100,16 +107,17 @@ impl Quantised {
     ) -> Result<Self, EngineError> {
         let groups = tensors[0].width() / GROUP;
         let panels = columns.div_ceil(PANEL);
-        let rows = groups * format.code_bytes();
+        let steps = groups * format.steps();
         let with_offsets = if format == Format::Q4_1 { panels * groups } else { 0 };
-        let mut codes = vec![[0; PANEL]; panels * rows];
+        // Columns that only pad the last panel are weights of 0, whatever their codes, by their scale.
+        let mut codes = vec![[[0; STEP * PANEL / 2]; 2]; panels * steps];
         let mut scales = vec![[0; PANEL]; panels * groups];
         let mut offsets = vec![[0; PANEL]; with_offsets];
         // Where there are no offsets there is nothing to share out; the panels get empty pieces.
         let mut pieces: Vec<&mut [[u16; PANEL]]> = offsets.chunks_mut(groups).collect();
         pieces.resize_with(panels, Default::default);
         codes
-            .par_chunks_mut(rows)
+            .par_chunks_mut(steps)
             .zip(scales.par_chunks_mut(groups))
             .zip(pieces)
             .enumerate()
@@ -138,29 +146,44 @@ impl Quantised {
             + scales.map(|scales| size_of_val(scales.as_slice())).iter().sum::<usize>()
     }
 
-    /// Widens `out.len()` rows of a panel, whole groups, from the group `first` on.
-    pub(super) fn widen(&self, panel: usize, first: usize, out: &mut [[f32; PANEL]]) {
-        let begin = panel * self.groups + first;
-        let groups = begin..begin + out.len() / GROUP;
-        let bytes = self.format.code_bytes();
-        let codes = &self.codes[groups.start * bytes..groups.end * bytes];
-        let scales = &self.scales[groups.clone()];
-        let offsets = self.offsets.get(groups).unwrap_or_default();
-        match self.format {
-            Format::Q8_0 => vectorized(WidenEight { codes, scales, out }),
-            Format::Q4_0 => vectorized(WidenFour::<8> { codes, scales, offsets, out }),
-            Format::Q4_1 => vectorized(WidenFour::<0> { codes, scales, offsets, out }),
+    /// A panel, for products.
+    pub(super) fn panel(&self, panel: usize) -> Panel<'_> {
+        let groups = panel * self.groups..(panel + 1) * self.groups;
+        let steps = self.format.steps();
+        Panel {
+            halves: self.format.halves(),
+            zero: self.format.zero().into(),
+            codes: &self.codes[groups.start * steps..groups.end * steps],
+            scales: &self.scales[groups.clone()],
+            offsets: self.offsets.get(groups).unwrap_or_default(),
         }
     }
 
-    /// Copies the weights of one column.
+    /// Copies the weights of one column, exactly as reading the file as floats gives them.
     pub(super) fn column(&self, column: usize, out: &mut [f32]) {
-        let (panel, within) = (column / PANEL, column % PANEL);
-        let mut wide = [[0.0; PANEL]; GROUP];
-        for (group, out) in out.chunks_mut(GROUP).enumerate() {
-            self.widen(panel, group, &mut wide);
-            for (out, row) in out.iter_mut().zip(&wide) {
-                *out = row[within];
+        let within = column % PANEL;
+        let panel = self.panel(column / PANEL);
+        let float = |bits: [u16; PANEL]| f16::from_bits(bits[within]).to_f32();
+        let zero = panel.zero as f32;
+        for (index, out) in out.chunks_mut(GROUP).enumerate() {
+            let scale = float(panel.scales[index]);
+            let offset = panel.offsets.get(index).map_or(0.0, |bits| float(*bits));
+            let (low, high) = out.split_at_mut(GROUP / 2);
+            let steps = self.format.steps();
+            for (step, codes) in panel.codes[index * steps..(index + 1) * steps].iter().enumerate()
+            {
+                let codes = &codes.as_flattened()[STEP * within..][..STEP];
+                for (input, code) in (step * STEP..).zip(codes) {
+                    // Two roundings, as the file is read elsewhere, and no fused one.
+                    let weight = |code: u8| (f32::from(code) - zero) * scale + offset;
+                    if panel.halves {
+                        (low[input], high[input]) = (weight(code & 15), weight(code >> 4));
+                    } else if let Some(low) = low.get_mut(input) {
+                        *low = weight(*code);
+                    } else {
+                        high[input - GROUP / 2] = weight(*code);
+                    }
+                }
             }
         }
     }
@@ -171,86 +194,24 @@ fn pack(
     format: Format,
     bytes: &[u8],
     column: usize,
-    codes: &mut [[u8; PANEL]],
+    codes: &mut [Codes],
     scales: &mut [[u16; PANEL]],
     offsets: &mut [[u16; PANEL]],
 ) {
-    let (head, length) = (format.head_bytes(), format.code_bytes());
+    let (head, steps) = (format.head_bytes(), format.steps());
     let bits = |bytes: &[u8]| u16::from_le_bytes([bytes[0], bytes[1]]);
-    for (group, block) in bytes.chunks_exact(head + length).enumerate() {
+    // Signed bytes become codes by the shift; two halves are codes in the file already.
+    let shift = if format.halves() { 0 } else { format.zero() };
+    for (group, block) in bytes.chunks_exact(head + steps * STEP).enumerate() {
         scales[group][column] = bits(block);
         if let Some(offsets) = offsets.get_mut(group) {
             offsets[column] = bits(&block[2..]);
         }
-        let rows = &mut codes[group * length..(group + 1) * length];
-        for (row, code) in rows.iter_mut().zip(&block[head..]) {
-            row[column] = *code;
-        }
-    }
-}
-
-#[inline(always)]
-fn widen(bits: &[u16; PANEL]) -> [f32; PANEL] {
-    let mut out = [0.0; PANEL];
-    WidenF16 { bits, out: &mut out }.run();
-    out
-}
-
-struct WidenEight<'a> {
-    codes: &'a [[u8; PANEL]],
-    scales: &'a [[u16; PANEL]],
-    out: &'a mut [[f32; PANEL]],
-}
-
-impl Loop for WidenEight<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self) {
-        let groups = self.out.chunks_exact_mut(GROUP).zip(self.codes.chunks_exact(GROUP));
-        for ((out, codes), scales) in groups.zip(self.scales) {
-            let scales = widen(scales);
-            for (out, codes) in out.iter_mut().zip(codes) {
-                for column in 0..PANEL {
-                    out[column] = f32::from(codes[column].cast_signed()) * scales[column];
-                }
-            }
-        }
-    }
-}
-
-/// Integers of 4 bits, of which `ZERO` is taken off.
-struct WidenFour<'a, const ZERO: u8> {
-    codes: &'a [[u8; PANEL]],
-    scales: &'a [[u16; PANEL]],
-    offsets: &'a [[u16; PANEL]],
-    out: &'a mut [[f32; PANEL]],
-}
-
-impl<const ZERO: u8> Loop for WidenFour<'_, ZERO> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self) {
-        const HALF: usize = GROUP / 2;
-        let groups = self.out.chunks_exact_mut(GROUP).zip(self.codes.chunks_exact(HALF));
-        for (group, ((out, codes), scales)) in groups.zip(self.scales).enumerate() {
-            let scales = widen(scales);
-            let offsets = match self.offsets.get(group) {
-                Some(bits) => widen(bits),
-                None => [0.0; PANEL],
-            };
-            let (low, high) = out.split_at_mut(HALF);
-            for ((low, high), codes) in low.iter_mut().zip(high).zip(codes) {
-                for column in 0..PANEL {
-                    let code = codes[column];
-                    let (first, second) = (code & 15, code >> 4);
-                    let first = f32::from(first.wrapping_sub(ZERO).cast_signed());
-                    let second = f32::from(second.wrapping_sub(ZERO).cast_signed());
-                    // Two roundings, as the file is read elsewhere, and no fused one.
-                    low[column] = first * scales[column] + offsets[column];
-                    high[column] = second * scales[column] + offsets[column];
-                }
+        let rows = &mut codes[group * steps..(group + 1) * steps];
+        for (row, of_step) in rows.iter_mut().zip(block[head..].chunks_exact(STEP)) {
+            let places = &mut row.as_flattened_mut()[STEP * column..][..STEP];
+            for (place, code) in places.iter_mut().zip(of_step) {
+                *place = code.wrapping_add(shift);
             }
         }
     }

@@ -56,8 +56,8 @@ pub(super) struct Native {
 /// Loads a model from a folder in Hugging Face's layout or from a GGUF file.
 ///
 /// `progress` is told the bytes read so far and in all. Weights that a GGUF file has in 8 or
-/// 4 bits stay so, and others are kept as 32-bit floats, unless the job says what it wants; sums are of
-/// 32-bit floats in any case. Without bounds in the job, 64 prompts
+/// 4 bits stay so and multiply activations of 8 bits, unless the job says what it wants; others are
+/// kept as 32-bit floats. Without bounds in the job, 64 prompts
 /// are decoded at once, by all processors, and the KV cache takes at most half of the memory that
 /// is free once the weights are in it, and never more than those prompts can fill.
 pub fn load(

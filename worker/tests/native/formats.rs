@@ -1,7 +1,7 @@
 //! One model in many files.
 
 use crate::{
-    harness::{answer, job, load, load_error, response},
+    harness::{answer, in_precision, job, load, load_error, response},
     small_model::{END, SmallModel, VOCABULARY, alphabet},
 };
 use candle_core::{
@@ -13,15 +13,15 @@ use candle_core::{
 };
 use serde_json::{Value, json};
 use std::{fs, path::Path};
-use wire::Form;
+use wire::{Form, Job, Precision};
 
-fn yields(path: &Path) -> Vec<Value> {
+fn yields(path: &Path, job: &Job) -> Vec<Value> {
     let body = |prompt: &str| {
         json!({"prompt": prompt, "max_tokens": 20, "temperature": 0, "logprobs": 5,
             "return_tokens_as_token_ids": true})
     };
     let bodies = ["once upon a time", "a", "the quick brown fox"].map(body);
-    let outcomes = answer(load(path, &job()), Form::Text, &bodies);
+    let outcomes = answer(load(path, job), Form::Text, &bodies);
     outcomes.iter().map(|outcome| response(outcome)["choices"][0]["logprobs"].clone()).collect()
 }
 
@@ -32,7 +32,7 @@ fn weights_in_several_files_are_those_in_one() {
     let (one, three) = (folder.path().join("one"), folder.path().join("three"));
     model.write(&one, 1);
     model.write(&three, 3);
-    assert_eq!(yields(&one), yields(&three));
+    assert_eq!(yields(&one, &job()), yields(&three, &job()));
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn a_tensor_that_is_missing_or_of_another_shape_is_named() {
 }
 
 /// A model whose rows have room for the blocks of every quantisation.
-fn wide_model(kind: &str) -> SmallModel {
+pub(crate) fn wide_model(kind: &str) -> SmallModel {
     let sizes = json!({"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4,
         "num_key_value_heads": 2, "head_dim": 64, "tie_word_embeddings": false});
     SmallModel::new(kind, sizes)
@@ -77,7 +77,7 @@ fn wide_model(kind: &str) -> SmallModel {
 
 /// Writes a model as llama.cpp's converter would: its names, and the pairs of Llama's rotary
 /// embedding side by side. Returns what the numbers became.
-fn write_gguf(model: &SmallModel, format: GgmlDType, path: &Path) -> SmallModel {
+pub(crate) fn write_gguf(model: &SmallModel, format: GgmlDType, path: &Path) -> SmallModel {
     let kind = model.config["model_type"].as_str().unwrap();
     let mut kept = model.clone();
     let mut tensors = Vec::new();
@@ -157,27 +157,47 @@ fn gguf_name(name: &str) -> String {
 #[test]
 fn a_gguf_file_of_each_format_answers_as_a_folder_with_its_numbers() {
     let folder = tempfile::tempdir().unwrap();
+    // How far log-probabilities are off where the file's integers multiply activations of bytes; other
+    // formats are read as floats.
+    let (same, bytes) = (1e-9, 0.1);
     let cases = [
-        ("llama", GgmlDType::F32),
-        ("llama", GgmlDType::F16),
-        ("llama", GgmlDType::BF16),
-        ("llama", GgmlDType::Q8_0),
-        ("llama", GgmlDType::Q4_0),
-        ("llama", GgmlDType::Q4_1),
-        ("llama", GgmlDType::Q4K),
-        ("llama", GgmlDType::Q5K),
-        ("llama", GgmlDType::Q6K),
-        ("qwen2", GgmlDType::Q8_0),
-        ("qwen3", GgmlDType::Q8_0),
+        ("llama", GgmlDType::F32, same),
+        ("llama", GgmlDType::F16, same),
+        ("llama", GgmlDType::BF16, same),
+        ("llama", GgmlDType::Q8_0, bytes),
+        ("llama", GgmlDType::Q4_0, bytes),
+        ("llama", GgmlDType::Q4_1, bytes),
+        ("llama", GgmlDType::Q4K, same),
+        ("llama", GgmlDType::Q5K, same),
+        ("llama", GgmlDType::Q6K, same),
+        ("qwen2", GgmlDType::Q8_0, bytes),
+        ("qwen3", GgmlDType::Q8_0, bytes),
     ];
-    for (kind, format) in cases {
+    for (kind, format, bound) in cases {
         let file = folder.path().join("model.gguf");
         let kept = write_gguf(&wide_model(kind), format, &file);
         let plain = folder.path().join("plain");
         kept.write(&plain, 1);
         // Unused tokens have names in one and none in the other, so offsets in the text may differ.
-        for (file, plain) in yields(&file).iter().zip(yields(&plain)) {
+        let (read, plain) = (in_precision(Precision::F32), yields(&plain, &job()));
+        for (file, plain) in yields(&file, &read).iter().zip(&plain) {
             assert_eq!(file["top_logprobs"], plain["top_logprobs"], "{kind} {format:?}");
         }
+        for (file, plain) in yields(&file, &job()).iter().zip(&plain) {
+            let off = first_differences(file, plain);
+            assert!(off < bound, "{kind} {format:?}: {off}");
+        }
     }
+}
+
+/// The largest difference between the log-probabilities of those tokens that are among the best
+/// first ones in both.
+fn first_differences(one: &Value, other: &Value) -> f64 {
+    let [one, other] = [one, other].map(|yielded| &yielded["top_logprobs"][0]);
+    let both = one.as_object().unwrap().iter().filter_map(|(token, logprob)| {
+        Some((logprob.as_f64().unwrap() - other[token].as_f64()?).abs())
+    });
+    let (count, largest) = both.fold((0, 0.0), |(count, most), off| (count + 1, off.max(most)));
+    assert!(2 < count, "{one} and {other} have almost nothing in common");
+    largest
 }
