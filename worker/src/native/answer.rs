@@ -2,7 +2,7 @@
 
 use super::{
     request::Request,
-    sampling::{History, LogProbs, Sampling, log_normaliser, top},
+    sampling::{History, LogProbs, Sampling, best, log_normaliser, top},
     vocabulary::{Stream, Vocabulary},
 };
 use std::sync::Arc;
@@ -58,7 +58,7 @@ impl Answer {
         });
         let early = self.count < self.request.min_tokens;
         let banned: Vec<u32> = if early { self.ends(vocabulary).collect() } else { Vec::new() };
-        if !logits.iter().copied().fold(f32::NEG_INFINITY, f32::max).is_finite() {
+        if !logits[best(logits) as usize].is_finite() {
             return None;
         }
         let token = self.sampling.choose(logits, self.count, &self.history, &banned);

@@ -137,25 +137,27 @@ pub(super) fn attend(
         let stride = shape.group * shape.head_dim;
         let heads_here = task.out.len() / (task.count * stride);
         let queries = &queries[(task.span.row + task.first) * width..][..task.count * width];
+        // A row is a query head of a token.
+        let all = task.count * shape.group;
         for head in 0..heads_here {
-            // A row is a query head of a token.
-            let rows: Vec<(usize, usize)> = (0..task.count)
-                .flat_map(|token| (0..shape.group).map(move |member| (token, member)))
-                .collect();
-            for rows in rows.chunks(TILE) {
-                let at = |row: usize, head: usize, (token, member): (usize, usize)| {
-                    token * row + head * stride + member * shape.head_dim
+            let head_of_model = task.head + head;
+            for first in (0..all).step_by(TILE) {
+                let rows = first..(first + TILE).min(all);
+                let at = |width: usize, head: usize, row: usize| {
+                    let (token, member) = (row / shape.group, row % shape.group);
+                    token * width + head * stride + member * shape.head_dim
                 };
-                scratch.query.clear();
-                let head_of_model = task.head + head;
+                let mut positions = [0; TILE];
+                for (position, row) in positions.iter_mut().zip(rows.clone()) {
+                    *position = task.span.position + task.first + row / shape.group;
+                }
                 let inputs = rows
-                    .iter()
-                    .map(|row| &queries[at(width, head_of_model, *row)..][..shape.head_dim]);
-                let positions: Vec<usize> =
-                    rows.iter().map(|(token, _)| task.span.position + task.first + token).collect();
-                scratch.run(shape, &heads[head_of_model], &task.span.blocks, inputs, &positions);
-                for (index, row) in rows.iter().enumerate() {
-                    let start = at(heads_here * stride, head, *row);
+                    .clone()
+                    .map(|row| &queries[at(width, head_of_model, row)..][..shape.head_dim]);
+                let (head_there, blocks) = (&heads[head_of_model], &task.span.blocks);
+                scratch.run(shape, head_there, blocks, inputs, &positions[..rows.len()]);
+                for (index, row) in rows.enumerate() {
+                    let start = at(heads_here * stride, head, row);
                     scratch.result(index, &mut task.out[start..start + shape.head_dim]);
                 }
             }
@@ -186,6 +188,7 @@ impl Scratch {
     ) {
         let width = width_for(positions.len());
         self.width = width;
+        self.query.clear();
         self.query.resize(shape.head_dim * width, 0.0);
         for (row, query) in queries.enumerate() {
             for (slot, value) in self.query[row..].iter_mut().step_by(width).zip(query) {

@@ -3,7 +3,12 @@
 //! The order is that of vLLM: penalties and biases, temperature, `top_k`, `top_p`, `min_p`, then
 //! one draw. Equal logits rank by token, so the same logits give the same token everywhere.
 
-use super::random::uniform;
+#![expect(clippy::inline_always, reason = "only inlined is a loop compiled for the processor")]
+
+use super::{
+    random::uniform,
+    simd::{Loop, vectorized},
+};
 use std::collections::{HashMap, HashSet};
 
 /// How the next token is chosen.
@@ -157,15 +162,44 @@ impl Sampling {
     }
 }
 
-/// The token with the largest logit; of several, the first.
-fn best(logits: &[f32]) -> u32 {
-    let mut best = (0, f32::NEG_INFINITY);
-    for (token, logit) in (0..).zip(logits) {
-        if best.1 < *logit {
-            best = (token, *logit);
+/// The token with the largest logit; of several, the first. 0 if there is none above minus infinity.
+pub(super) fn best(logits: &[f32]) -> u32 {
+    vectorized(Best(logits))
+}
+
+struct Best<'a>(&'a [f32]);
+
+impl Loop for Best<'_> {
+    type Output = u32;
+
+    #[inline(always)]
+    fn run(self) -> u32 {
+        const LANES: u32 = 32;
+        let mut largest = [f32::NEG_INFINITY; LANES as usize];
+        let mut found = [0_u32; LANES as usize];
+        let (chunks, rest) = self.0.as_chunks::<{ LANES as usize }>();
+        for (chunk, logits) in (0..).zip(chunks) {
+            for lane in 0..LANES as usize {
+                let is_larger = largest[lane] < logits[lane];
+                largest[lane] = if is_larger { logits[lane] } else { largest[lane] };
+                found[lane] = if is_larger { chunk } else { found[lane] };
+            }
         }
+        let last = u32::try_from(chunks.len()).unwrap_or(u32::MAX);
+        for (lane, logit) in rest.iter().enumerate() {
+            if largest[lane] < *logit {
+                (largest[lane], found[lane]) = (*logit, last);
+            }
+        }
+        let mut best = (0, f32::NEG_INFINITY);
+        for ((lane, chunk), logit) in (0..).zip(found).zip(largest) {
+            let token = chunk * LANES + lane;
+            if best.1 < logit || (logit == best.1 && f32::NEG_INFINITY < logit && token < best.0) {
+                best = (token, logit);
+            }
+        }
+        best.0
     }
-    best.0
 }
 
 fn draw(candidates: &[(u32, f64)], uniform: f64) -> u32 {
@@ -286,6 +320,20 @@ mod tests {
         let scale = total / f64::from(logits[kept[0].0 as usize] - 1.0).exp();
         let sum: f64 = weights.iter().sum();
         assert!(0.7 * scale <= sum && sum - weights[weights.len() - 1] < 0.7 * scale);
+    }
+
+    #[test]
+    fn the_best_token_is_the_first_of_the_largest_wherever_it_is() {
+        for count in [1, 31, 32, 33, 100] {
+            for at in 0..count {
+                let mut logits = vec![f32::NAN; count];
+                logits[count - 1] = 0.5;
+                logits[at] = 1.5;
+                logits[(at + 33).min(count - 1).max(at)] = 1.5;
+                assert_eq!(best(&logits) as usize, at, "of {count}");
+            }
+        }
+        assert_eq!(best(&[f32::NAN, f32::NEG_INFINITY]), 0);
     }
 
     #[test]
