@@ -5,7 +5,12 @@
 //! file; `PIECEWORK_BENCH_MODEL` names one too. `PIECEWORK_BENCH_LLAMA` names llama.cpp's
 //! `llama-batched-bench`, which then takes turns with ours on the same file with as many threads and a
 //! stream of keys and values for each prompt; `PIECEWORK_BENCH_ROUNDS` says how often (3), and medians
-//! are shown. A batch of prompts has 200 tokens each that they don't share, and answers have 64.
+//! are shown. `PIECEWORK_BENCH_BATCHES` are the sizes of batches (1,8,32,64), and
+//! `PIECEWORK_BENCH_KEPT` how many of the ways to keep weights are measured (3: as stored, f32, f16).
+//! A batch of prompts has 200 tokens each that they don't share, and answers have 64.
+//!
+//! `scripts/llama-bench-build` builds llama.cpp from what a package index has, and
+//! `scripts/bench-models` makes files of one model in several formats.
 #![expect(clippy::print_stdout, reason = "a bench's table is its output")]
 
 mod llama;
@@ -42,26 +47,30 @@ fn main() {
     let llama = variable("PIECEWORK_BENCH_LLAMA");
     let rounds = variable("PIECEWORK_BENCH_ROUNDS").and_then(|text| text.parse().ok());
     let rounds: usize = rounds.unwrap_or(3);
+    let batches = variable("PIECEWORK_BENCH_BATCHES").unwrap_or_else(|| "1,8,32,64".to_owned());
+    let batches = batches.split(',').map(|batch| batch.parse().expect("a number"));
+    let kept = variable("PIECEWORK_BENCH_KEPT").and_then(|text| text.parse().ok());
+    let precisions = &PRECISIONS[..kept.unwrap_or(PRECISIONS.len())];
     let best = products();
     println!();
-    for precision in PRECISIONS {
-        load(&model, precision);
+    for precision in precisions {
+        load(&model, *precision);
     }
     println!(
         "\n{:>5} {:>10} {:>14} {:>13} {:>12} {:>12} {:>9}",
         "batch", "who", "prefill tok/s", "decode tok/s", "total tok/s", "total/cpu-s", "peak MB"
     );
-    for batch in [1, 8, 32, 64] {
+    for batch in batches {
         let mut ours = [const { Vec::new() }; PRECISIONS.len()];
         let mut theirs = Vec::new();
         for _ in 0..rounds {
-            for (precision, ran) in PRECISIONS.into_iter().zip(&mut ours) {
-                ran.push(measure(&model, precision, batch));
+            for (precision, ran) in precisions.iter().zip(&mut ours) {
+                ran.push(measure(&model, *precision, batch));
             }
             theirs.extend(llama.as_ref().map(|program| llama::measure(program, &model, batch)));
         }
-        for (precision, ran) in PRECISIONS.into_iter().zip(ours) {
-            show(batch, name(precision), &median(&ran));
+        for (precision, ran) in precisions.iter().zip(ours) {
+            show(batch, name(*precision), &median(&ran));
         }
         if !theirs.is_empty() {
             show(batch, "llama.cpp", &median(&theirs));
