@@ -1,20 +1,17 @@
 //! Attention over a paged cache of keys and values.
 //!
-//! A block holds [`BLOCK`] positions of one sequence. Its keys are kept transposed, so that both
-//! the scores and the weighted sum of the values are products of a tile with a panel, and all
+//! Both the scores and the weighted sum of the values are products of a few rows with a panel, and all
 //! query heads that share a head of keys go through them together.
 
 #![expect(clippy::inline_always, reason = "only inlined is a loop compiled for the processor")]
 
 use super::{
-    kernel::{PANEL, TILE, accumulate, width_for},
+    kernel::{PANEL, TILE},
+    kv_cache::{BLOCK, Cache, Head, KvNumber},
     simd::{Loop, exp, vectorized},
 };
 use rayon::prelude::*;
 use std::ops::Range;
-
-/// Positions of a block.
-pub(super) const BLOCK: usize = PANEL;
 
 /// Tokens of one sequence that follow each other in a batch.
 #[derive(Clone, Debug)]
@@ -42,58 +39,6 @@ pub(super) struct Shape {
     pub(super) window: Option<usize>,
 }
 
-/// The keys and values of one head in one layer, for all sequences.
-#[derive(Debug)]
-pub(super) struct Head {
-    dim: usize,
-    /// In rows of [`BLOCK`] floats: one for each float of a head, block after block.
-    keys: Vec<f32>,
-    /// In rows of [`PANEL`] floats: one for each position, panel after panel, block after block.
-    values: Vec<f32>,
-}
-
-impl Head {
-    /// Room for `blocks` blocks. The memory is taken when it is first written.
-    pub(super) fn new(blocks: usize, head_dim: usize) -> Self {
-        Self {
-            dim: head_dim,
-            // Flat, since only a vector of plain zeros is not written at once.
-            keys: vec![0.0; blocks * head_dim * BLOCK],
-            values: vec![0.0; blocks * head_dim.div_ceil(PANEL) * BLOCK * PANEL],
-        }
-    }
-
-    /// Bytes that one block takes.
-    pub(super) fn block_bytes(head_dim: usize) -> u64 {
-        ((head_dim + head_dim.div_ceil(PANEL) * PANEL) * BLOCK * size_of::<f32>()) as u64
-    }
-
-    /// Keeps the key and the value of one position.
-    pub(super) fn store(&mut self, block: u32, slot: usize, key: &[f32], value: &[f32]) {
-        let block = block as usize;
-        let (keys, _) = self.keys.as_chunks_mut::<BLOCK>();
-        let rows = &mut keys[block * self.dim..(block + 1) * self.dim];
-        for (row, key) in rows.iter_mut().zip(key) {
-            row[slot] = *key;
-        }
-        let panels = self.dim.div_ceil(PANEL);
-        let (values, _) = self.values.as_chunks_mut::<PANEL>();
-        for (panel, value) in value.chunks(PANEL).enumerate() {
-            let row = &mut values[(block * panels + panel) * BLOCK + slot];
-            row[..value.len()].copy_from_slice(value);
-        }
-    }
-
-    fn keys(&self, block: u32) -> &[[f32; BLOCK]] {
-        &self.keys.as_chunks().0[block as usize * self.dim..][..self.dim]
-    }
-
-    fn values(&self, block: u32, panel: usize, count: usize) -> &[[f32; PANEL]] {
-        let panels = self.dim.div_ceil(PANEL);
-        &self.values.as_chunks().0[(block as usize * panels + panel) * BLOCK..][..count]
-    }
-}
-
 /// Neighbouring tokens, some heads, and where their results go.
 struct Task<'a> {
     span: &'a Span,
@@ -105,9 +50,10 @@ struct Task<'a> {
 
 /// Attends from each row of `queries` to its sequence so far. `queries`, already scaled, and `out`
 /// have a row of all heads for each token.
-pub(super) fn attend(
+pub(super) fn attend<N: KvNumber>(
     shape: Shape,
-    heads: &[Head],
+    cache: &Cache<N>,
+    layer: usize,
     spans: &[Span],
     queries: &[f32],
     out: &mut [f32],
@@ -151,11 +97,13 @@ pub(super) fn attend(
                 for (position, row) in positions.iter_mut().zip(rows.clone()) {
                     *position = task.span.position + task.first + row / shape.group;
                 }
-                let inputs = rows
-                    .clone()
-                    .map(|row| &queries[at(width, head_of_model, row)..][..shape.head_dim]);
-                let (head_there, blocks) = (&heads[head_of_model], &task.span.blocks);
-                scratch.run(shape, head_there, blocks, inputs, &positions[..rows.len()]);
+                let mut inputs: [&[f32]; TILE] = [&[]; TILE];
+                for (input, row) in inputs.iter_mut().zip(rows.clone()) {
+                    *input = &queries[at(width, head_of_model, row)..][..shape.head_dim];
+                }
+                let (inputs, positions) = (&inputs[..rows.len()], &positions[..rows.len()]);
+                let (head_there, blocks) = (cache.head(layer, head_of_model), &task.span.blocks);
+                scratch.run(shape, head_there, blocks, inputs, positions);
                 for (index, row) in rows.enumerate() {
                     let start = at(heads_here * stride, head, row);
                     scratch.result(index, &mut task.out[start..start + shape.head_dim]);
@@ -168,74 +116,63 @@ pub(super) fn attend(
 /// What one thread works in.
 #[derive(Default)]
 struct Scratch {
-    width: usize,
-    query: Vec<f32>,
+    /// Block after block, a row for each query.
     scores: Vec<[f32; BLOCK]>,
-    shares: Vec<f32>,
     sums: Vec<f32>,
+    /// Panel after panel, a row for each query.
     out: Vec<[f32; PANEL]>,
 }
 
 impl Scratch {
     /// Attends from up to [`TILE`] rows at `positions` of one sequence.
-    fn run<'a>(
+    fn run<N: KvNumber>(
         &mut self,
         shape: Shape,
-        head: &Head,
+        head: Head<'_, N>,
         table: &[u32],
-        queries: impl ExactSizeIterator<Item = &'a [f32]>,
+        queries: &[&[f32]],
         positions: &[usize],
     ) {
-        let width = width_for(positions.len());
-        self.width = width;
-        self.query.clear();
-        self.query.resize(shape.head_dim * width, 0.0);
-        for (row, query) in queries.enumerate() {
-            for (slot, value) in self.query[row..].iter_mut().step_by(width).zip(query) {
-                *slot = *value;
-            }
-        }
+        let rows = positions.len();
         let start_of = |position: usize| {
             shape.window.map_or(0, |window| (position + 1).saturating_sub(window))
         };
-        let (lowest, highest) = (positions[0], positions[positions.len() - 1]);
+        let (lowest, highest) = (positions[0], positions[rows - 1]);
         let blocks = start_of(lowest) / BLOCK..highest / BLOCK + 1;
         self.scores.clear();
-        self.scores.resize(blocks.len() * width, [0.0; BLOCK]);
-        for (block, scores) in table[blocks.clone()].iter().zip(self.scores.chunks_mut(width)) {
-            accumulate(&self.query, head.keys(*block), scores);
+        self.scores.resize(blocks.len() * rows, [0.0; BLOCK]);
+        for (block, scores) in table[blocks.clone()].iter().zip(self.scores.chunks_mut(rows)) {
+            N::accumulate(queries, head.keys(*block), scores);
         }
         self.sums.clear();
         for (row, position) in positions.iter().enumerate() {
             let offset = blocks.start * BLOCK;
             let valid = start_of(*position).saturating_sub(offset)..position + 1 - offset;
             let scores = &mut self.scores;
-            self.sums.push(vectorized(Softmax { scores, width, row, valid }));
+            self.sums.push(vectorized(Softmax { scores, rows, row, valid }));
         }
         let panels = shape.head_dim.div_ceil(PANEL);
         self.out.clear();
-        self.out.resize(panels * width, [0.0; PANEL]);
-        self.shares.resize(BLOCK * width, 0.0);
-        for (index, block) in blocks.enumerate() {
+        self.out.resize(panels * rows, [0.0; PANEL]);
+        for (block, scores) in blocks.zip(self.scores.chunks(rows)) {
             // What lies behind the last position is another sequence's past.
             let count = (highest + 1 - block * BLOCK).min(BLOCK);
-            let scores = &self.scores[index * width..(index + 1) * width];
-            for (row, scores) in scores.iter().enumerate().take(positions.len()) {
-                for (slot, score) in self.shares[row..].iter_mut().step_by(width).zip(scores) {
-                    *slot = *score;
-                }
+            let mut shares: [&[f32]; TILE] = [&[]; TILE];
+            for (shares, scores) in shares.iter_mut().zip(scores) {
+                *shares = scores;
             }
-            for (panel, out) in self.out.chunks_mut(width).enumerate() {
+            for (panel, out) in self.out.chunks_mut(rows).enumerate() {
                 let values = head.values(table[block], panel, count);
-                accumulate(&self.shares[..count * width], values, out);
+                N::accumulate(&shares[..rows], values, out);
             }
         }
     }
 
     /// Writes a row's result.
     fn result(&self, row: usize, out: &mut [f32]) {
-        for (panel, out) in out.chunks_mut(PANEL).enumerate() {
-            for (out, value) in out.iter_mut().zip(&self.out[panel * self.width + row]) {
+        let pieces = self.out[row..].iter().step_by(self.sums.len());
+        for (out, piece) in out.chunks_mut(PANEL).zip(pieces) {
+            for (out, value) in out.iter_mut().zip(piece) {
                 *out = value / self.sums[row];
             }
         }
@@ -246,9 +183,9 @@ impl Scratch {
 ///
 /// The sum goes by position, so blocks of nothing before or after don't change it.
 struct Softmax<'a> {
-    /// Block after block, each with `width` rows.
+    /// Block after block, each with `rows` rows.
     scores: &'a mut [[f32; BLOCK]],
-    width: usize,
+    rows: usize,
     row: usize,
     valid: Range<usize>,
 }
@@ -258,9 +195,9 @@ impl Loop for Softmax<'_> {
 
     #[inline(always)]
     fn run(self) -> f32 {
-        let Self { scores, width, row, valid } = self;
+        let Self { scores, rows, row, valid } = self;
         let mut largest = [f32::NEG_INFINITY; BLOCK];
-        for (block, scores) in scores[row..].iter_mut().step_by(width).enumerate() {
+        for (block, scores) in scores[row..].iter_mut().step_by(rows).enumerate() {
             for (position, score) in (block * BLOCK..).zip(scores.iter_mut()) {
                 let seen = valid.start <= position && position < valid.end;
                 *score = if seen { *score } else { f32::NEG_INFINITY };
@@ -271,7 +208,7 @@ impl Loop for Softmax<'_> {
         }
         let largest = largest.into_iter().fold(f32::NEG_INFINITY, f32::max);
         let mut sums = [0.0_f32; BLOCK];
-        for scores in scores[row..].iter_mut().step_by(width) {
+        for scores in scores[row..].iter_mut().step_by(rows) {
             for (sum, score) in sums.iter_mut().zip(scores.iter_mut()) {
                 *score = exp(*score - largest);
                 *sum += *score;

@@ -4,7 +4,7 @@
 //! alike share their blocks. A block that nobody holds keeps what it has until its room is needed;
 //! the one that was released first goes first.
 
-use super::attention::BLOCK;
+use super::kv_cache::BLOCK;
 use std::collections::{BTreeMap, HashMap};
 
 /// The contents of a full block: the mark of the block before it, and its tokens.

@@ -9,6 +9,7 @@
 #![expect(clippy::inline_always, reason = "only inlined is a loop compiled for the processor")]
 
 use pulp::{Arch, Simd, WithSimd};
+use std::array::from_fn;
 
 /// Columns of a panel.
 pub(super) const PANEL: usize = 32;
@@ -106,6 +107,76 @@ fn strip<S: Simd, const W: usize, const R: usize>(
     }
 }
 
+/// Adds the product of `left` and `panel` to `out`: as [`accumulate`], of up to [`TILE`] rows that lie
+/// where they are. Each is at least as long as `panel` has rows.
+pub(super) fn accumulate_rows(left: &[&[f32]], panel: &[[f32; PANEL]], out: &mut [[f32; PANEL]]) {
+    Arch::new().dispatch(AccumulateRows { left, panel, out });
+}
+
+struct AccumulateRows<'a> {
+    left: &'a [&'a [f32]],
+    panel: &'a [[f32; PANEL]],
+    out: &'a mut [[f32; PANEL]],
+}
+
+impl WithSimd for AccumulateRows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let most = if 16 <= S::F32_LANES { TILE } else { TILE / 2 };
+        let panel = self.panel;
+        for (left, out) in self.left.chunks(most).zip(self.out.chunks_mut(most)) {
+            match left.len() {
+                1 => rows::<S, 1>(simd, left, panel, out),
+                2 => rows::<S, 2>(simd, left, panel, out),
+                3 => rows::<S, 3>(simd, left, panel, out),
+                4 => rows::<S, 4>(simd, left, panel, out),
+                5 => rows::<S, 5>(simd, left, panel, out),
+                6 => rows::<S, 6>(simd, left, panel, out),
+                7 => rows::<S, 7>(simd, left, panel, out),
+                8 => rows::<S, 8>(simd, left, panel, out),
+                9 => rows::<S, 9>(simd, left, panel, out),
+                10 => rows::<S, 10>(simd, left, panel, out),
+                11 => rows::<S, 11>(simd, left, panel, out),
+                _ => rows::<S, TILE>(simd, left, panel, out),
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn rows<S: Simd, const R: usize>(
+    simd: S,
+    left: &[&[f32]],
+    panel: &[[f32; PANEL]],
+    out: &mut [[f32; PANEL]],
+) {
+    // Cut to the same length, so that the loop needs no checks.
+    let left: [&[f32]; R] = from_fn(|row| &left[row][..panel.len()]);
+    for column in (0..PANEL).step_by(2 * S::F32_LANES) {
+        let columns = column..column + 2 * S::F32_LANES;
+        let mut sums = [[simd.splat_f32s(0.0); 2]; R];
+        for (sums, out) in sums.iter_mut().zip(out.iter()) {
+            let (old, _) = S::as_simd_f32s(&out[columns.clone()]);
+            *sums = [old[0], old[1]];
+        }
+        for (step, right) in panel.iter().enumerate() {
+            let (right, _) = S::as_simd_f32s(&right[columns.clone()]);
+            let right = [right[0], right[1]];
+            for (sums, left) in sums.iter_mut().zip(&left) {
+                let left = simd.splat_f32s(left[step]);
+                sums[0] = simd.mul_add_f32s(left, right[0], sums[0]);
+                sums[1] = simd.mul_add_f32s(left, right[1], sums[1]);
+            }
+        }
+        for (sums, out) in sums.iter().zip(out.iter_mut()) {
+            let (new, _) = S::as_mut_simd_f32s(&mut out[columns.clone()]);
+            (new[0], new[1]) = (sums[0], sums[1]);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -142,6 +213,12 @@ mod tests {
             accumulate(&tile[..30 * width], &panel[..30], &mut out);
             accumulate(&tile[30 * width..], &panel[30..], &mut out);
             assert_eq!(out, plain[..width], "width {width}");
+        }
+        for count in 1..=TILE {
+            let rows: Vec<&[f32]> = rows[..count].iter().map(Vec::as_slice).collect();
+            let mut out = vec![[0.0; PANEL]; count];
+            accumulate_rows(&rows, panel, &mut out);
+            assert_eq!(out, plain[..count], "{count} rows where they lie");
         }
     }
 }

@@ -1,9 +1,10 @@
 //! A decoder of the Llama family, and one step of it over a ragged batch.
 
 use super::{
-    attention::{BLOCK, Head, Shape, Span, attend},
+    attention::{Shape, Span, attend},
     config::Config,
     kernel::PANEL,
+    kv_cache::{BLOCK, Cache, HeadMut, KvNumber},
     loops::{Normalise, SwiGlu, TurnHeads},
     matrix::{Kept, Matrix, Panels, Tiles},
     rope::angles,
@@ -54,26 +55,6 @@ struct Layer {
     /// Panels of the gate and of what it gates, in turn.
     gate_up: Matrix,
     down: Matrix,
-}
-
-/// The keys and values of all layers.
-#[derive(Debug)]
-pub(super) struct Cache {
-    layers: Vec<Vec<Head>>,
-}
-
-impl Cache {
-    /// Room for `blocks` blocks of [`BLOCK`] positions.
-    pub(super) fn new(config: &Config, blocks: usize) -> Self {
-        let head = || Head::new(blocks, config.head_dim);
-        let layer = || std::iter::repeat_with(head).take(config.kv_heads).collect();
-        Self { layers: std::iter::repeat_with(layer).take(config.layers).collect() }
-    }
-
-    /// Bytes that a block takes over all layers.
-    pub(super) fn block_bytes(config: &Config) -> u64 {
-        Head::block_bytes(config.head_dim) * (config.kv_heads * config.layers) as u64
-    }
 }
 
 /// What a step works in; kept between steps to spare the allocations.
@@ -144,10 +125,10 @@ impl Model {
 
     /// Takes the batch's tokens in. `logits` gets a row for each wanted token, and `cache` all
     /// keys and values.
-    pub(super) fn step(
+    pub(super) fn step<N: KvNumber>(
         &self,
         batch: &Batch,
-        cache: &mut Cache,
+        cache: &mut Cache<N>,
         work: &mut Workspace,
         logits: &mut Panels,
     ) {
@@ -166,14 +147,14 @@ impl Model {
             .with_min_len(APART)
             .zip(&positions)
             .for_each(|(row, position)| angles(&self.frequencies, *position, row));
-        for (index, (layer, heads)) in self.layers.iter().zip(&mut cache.layers).enumerate() {
+        for (index, layer) in self.layers.iter().enumerate() {
             let shape = Shape {
                 kv_heads: self.config.kv_heads,
                 group: self.config.group(),
                 head_dim,
                 window: self.config.window_of(index),
             };
-            layer.step(&self.config, shape, batch, heads, work);
+            layer.step(&self.config, shape, batch, (index, &mut *cache), work);
         }
         work.last.clear();
         for row in &batch.wanted {
@@ -232,12 +213,12 @@ impl Layer {
         })
     }
 
-    fn step(
+    fn step<N: KvNumber>(
         &self,
         config: &Config,
         shape: Shape,
         batch: &Batch,
-        heads: &mut [Head],
+        (layer, cache): (usize, &mut Cache<N>),
         work: &mut Workspace,
     ) {
         let Workspace { residual, angles, queries, attended, tiles, product, .. } = work;
@@ -246,9 +227,9 @@ impl Layer {
             vectorized(Normalise { values, weights: &self.attention_norm, epsilon, out });
         });
         self.qkv.multiply(tiles, product);
-        self.split(config, batch, product, angles, heads, queries);
+        self.split(config, batch, product, angles, cache.heads_mut(layer), queries);
         attended.resize(queries.len(), 0.0);
-        attend(shape, heads, &batch.spans, queries, attended);
+        attend(shape, cache, layer, &batch.spans, queries, attended);
         let width = config.query_width();
         tiles.fill(attended, width, self.output.intake(), |_, values, out| {
             out.copy_from_slice(values);
@@ -272,13 +253,13 @@ impl Layer {
     }
 
     /// Makes queries, keys and values of a product, and keeps keys and values.
-    fn split(
+    fn split<'a, N: KvNumber + 'a>(
         &self,
         config: &Config,
         batch: &Batch,
         product: &Panels,
         angles: &[f32],
-        heads: &mut [Head],
+        heads: impl IndexedParallelIterator<Item = HeadMut<'a, N>>,
         queries: &mut Vec<f32>,
     ) {
         let (width, dim) = (config.query_width(), config.head_dim);
@@ -296,7 +277,7 @@ impl Layer {
             vectorized(TurnHeads { heads: out, weights, epsilon, turn, scale });
         });
         let together = APART.div_ceil(batch.tokens.len().max(1));
-        heads.par_iter_mut().with_min_len(together).enumerate().for_each(|(index, head)| {
+        heads.with_min_len(together).enumerate().for_each(|(index, mut head)| {
             let (mut key, mut value) = (vec![0.0; dim], vec![0.0; dim]);
             let key_at = width + index * dim;
             let value_at = key_at + config.kv_width();

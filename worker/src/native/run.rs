@@ -3,8 +3,9 @@
 use super::{
     answer::{Answer, Finish},
     blocks::Blocks,
+    kv_cache::{Cache, KvNumber},
     matrix::Panels,
-    model::{Cache, Workspace},
+    model::Workspace,
     random::mix,
     request::{self, Input, Request},
     response::{self, Facts},
@@ -33,11 +34,11 @@ struct Open {
 }
 
 /// Everything that changes while the engine works.
-struct Work<'a> {
+struct Work<'a, N> {
     native: &'a Native,
     outlet: &'a Outlet,
     scheduler: Scheduler,
-    cache: Cache,
+    cache: Cache<N>,
     workspace: Workspace,
     logits: Panels,
     /// By their prompt's position in the input.
@@ -46,14 +47,14 @@ struct Work<'a> {
     answers: HashMap<SequenceId, (u64, Answer)>,
 }
 
-/// Answers prompts until there are no more.
-pub(super) fn run(native: &Native, mut prompts: Prompts, outlet: &Outlet) {
+/// Answers prompts until there are no more, with keys and values kept as `N`.
+pub(super) fn run<N: KvNumber>(native: &Native, mut prompts: Prompts, outlet: &Outlet) {
     let bounds = Bounds { sequences: native.batch, tokens: native.step_tokens };
     let mut work = Work {
         native,
         outlet,
         scheduler: Scheduler::new(bounds, Blocks::new(native.blocks, native.sharing)),
-        cache: Cache::new(native.model.config(), native.blocks),
+        cache: Cache::<N>::new(native.model.config(), native.blocks),
         workspace: Workspace::default(),
         logits: Panels::default(),
         open: HashMap::new(),
@@ -82,7 +83,7 @@ pub(super) fn run(native: &Native, mut prompts: Prompts, outlet: &Outlet) {
     }
 }
 
-impl Work<'_> {
+impl<N: KvNumber> Work<'_, N> {
     fn begin(&mut self, prompts: Vec<Prompt>) {
         let native = self.native;
         let prepared: Vec<_> = prompts

@@ -3,13 +3,14 @@
 //! The order is that of vLLM: penalties and biases, temperature, `top_k`, `top_p`, `min_p`, then
 //! one draw. Equal logits rank by token, so the same logits give the same token everywhere.
 
-#![expect(clippy::inline_always, reason = "only inlined is a loop compiled for the processor")]
-
 use super::{
     random::uniform,
     simd::{Loop, vectorized},
 };
-use std::collections::{HashMap, HashSet};
+use std::{
+    cmp::Ordering,
+    collections::{HashMap, HashSet},
+};
 
 /// How the next token is chosen.
 #[derive(Clone, Debug, PartialEq)]
@@ -194,7 +195,12 @@ impl Loop for Best<'_> {
         let mut best = (0, f32::NEG_INFINITY);
         for ((lane, chunk), logit) in (0..).zip(found).zip(largest) {
             let token = chunk * LANES + lane;
-            if best.1 < logit || (logit == best.1 && f32::NEG_INFINITY < logit && token < best.0) {
+            let is_better = match logit.partial_cmp(&best.1) {
+                Some(Ordering::Greater) => true,
+                Some(Ordering::Equal) => token < best.0,
+                Some(Ordering::Less) | None => false,
+            };
+            if is_better {
                 best = (token, logit);
             }
         }

@@ -9,11 +9,7 @@
 //! first, up to a budget. A preempted sequence gives up its blocks and computes them again later; its
 //! tokens stay. Nothing here looks at a clock or at a number of the model.
 
-use super::{
-    attention::{BLOCK, Span},
-    blocks::Blocks,
-    model::Batch,
-};
+use super::{attention::Span, blocks::Blocks, kv_cache::BLOCK, model::Batch};
 use std::collections::VecDeque;
 
 /// A sequence's number. It is never used twice.

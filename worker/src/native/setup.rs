@@ -1,10 +1,10 @@
 //! Bringing the engine up.
 
 use super::{
-    attention::BLOCK,
+    kv_cache::{BLOCK, Cache, HalfBits},
     matrix::Kept,
     memory,
-    model::{Cache, Model},
+    model::Model,
     model_files::ModelFiles,
     request::Defaults,
     run,
@@ -47,6 +47,8 @@ pub(super) struct Native {
     pub(super) step_tokens: usize,
     /// Blocks of the KV cache.
     pub(super) blocks: usize,
+    /// Whether keys and values are kept as 32 bits and not as 16.
+    wide_kv: bool,
     /// Whether prompts that begin alike share their blocks.
     pub(super) sharing: bool,
     pool: ThreadPool,
@@ -57,7 +59,7 @@ pub(super) struct Native {
 ///
 /// `progress` is told the bytes read so far and in all. Weights that a GGUF file has in 8 or
 /// 4 bits stay so and multiply activations of 8 bits, unless the job says what it wants; others are
-/// kept as 32-bit floats. Without bounds in the job, 64 prompts
+/// kept as 32-bit floats. Keys and values are kept as 16-bit floats, unless the job wants 32. Without bounds in the job, 64 prompts
 /// are decoded at once, by all processors, and the KV cache takes at most half of the memory that
 /// is free once the weights are in it, and never more than those prompts can fill.
 pub fn load(
@@ -96,7 +98,13 @@ impl Native {
         let context = job.limits.context.map_or(config.context, |context| context as usize);
         let context = context.min(config.context);
         let batch = job.limits.batch.map_or(BATCH, |batch| batch as usize).max(1);
-        let block_bytes = Cache::block_bytes(config);
+        // Who asks for 32 bits wants them throughout.
+        let wide_kv = kept == Kept::F32;
+        let block_bytes = if wide_kv {
+            Cache::<f32>::block_bytes(config)
+        } else {
+            Cache::<HalfBits>::block_bytes(config)
+        };
         let useful = (batch * (context.div_ceil(BLOCK) + 1)) as u64;
         let kv_bytes = job
             .limits
@@ -139,6 +147,7 @@ impl Native {
             batch,
             step_tokens: STEP_TOKENS.max(2 * batch),
             blocks,
+            wide_kv,
             sharing: true,
             pool,
             facts,
@@ -175,7 +184,13 @@ impl Engine for Native {
     }
 
     fn run(self: Box<Self>, prompts: Prompts, outlet: Outlet) -> Result<(), EngineError> {
-        self.pool.install(|| run::run(&self, prompts, &outlet));
+        self.pool.install(|| {
+            if self.wide_kv {
+                run::run::<f32>(&self, prompts, &outlet);
+            } else {
+                run::run::<HalfBits>(&self, prompts, &outlet);
+            }
+        });
         Ok(())
     }
 }

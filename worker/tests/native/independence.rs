@@ -35,7 +35,8 @@ fn check(precision: Option<Precision>, more: &Value) {
     let folder = tempfile::tempdir().unwrap();
     SmallModel::new("llama", json!({})).write(folder.path(), 1);
     // The cache of 16 blocks forces sequences out of it.
-    let tight = Some(16 * 2 * 2 * (8 + 32) * 32 * 4);
+    let bytes = if precision == Some(Precision::F32) { 4 } else { 2 };
+    let tight = Some(16 * 2 * 2 * (8 + 32) * 32 * bytes);
     check_at(folder.path(), precision, more, &[(1, None), (8, None), (32, None), (32, tight)]);
 }
 
@@ -71,6 +72,11 @@ fn check_at(
 #[test]
 fn greedy_answers_have_the_same_bits_in_any_company() {
     check(None, &json!({"temperature": 0}));
+}
+
+#[test]
+fn answers_in_32_bits_throughout_have_the_same_bits_in_any_company() {
+    check(Some(Precision::F32), &json!({"temperature": 0.9}));
 }
 
 #[test]
