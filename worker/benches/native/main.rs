@@ -6,14 +6,24 @@
 //! `llama-batched-bench`, which then takes turns with ours on the same file with as many threads and a
 //! stream of keys and values for each prompt; `PIECEWORK_BENCH_ROUNDS` says how often (3), and medians
 //! are shown. `PIECEWORK_BENCH_BATCHES` are the sizes of batches (1,8,32,64), and
-//! `PIECEWORK_BENCH_KEPT` how many of the ways to keep weights are measured (3: as stored, f32, f16).
+//! `PIECEWORK_BENCH_KEPT` how many of the ways to keep weights are measured (2: as stored, f32, f16, bf16).
 //! A batch of prompts has 200 tokens each that they don't share, and answers have 64.
+//!
+//! `PIECEWORK_BENCH_REFERENCE` names a file of log-probabilities that a plain computation in 32 bits gives
+//! these weights' answers, one JSON object a line (`prompt_token_ids`, `continuation_token_ids`,
+//! `logprobs`): then a table says how far off the engine's are.
 //!
 //! `scripts/llama-bench-build` builds llama.cpp from what a package index has, and
 //! `scripts/bench-models` makes files of one model in several formats.
 #![expect(clippy::print_stdout, reason = "a bench's table is its output")]
 
+mod alone;
+#[path = "../../tests/native/harness.rs"]
+#[expect(dead_code, reason = "only some of it is needed here")]
+mod harness;
 mod llama;
+#[path = "../../tests/native/teacher.rs"]
+mod teacher;
 
 use candle_core::{
     DType, Device, Module, Tensor,
@@ -22,20 +32,18 @@ use candle_core::{
 use std::{
     hint::black_box,
     path::{Path, PathBuf},
-    sync::Arc,
     time::Instant,
 };
-use tokio::sync::mpsc::{channel, unbounded_channel};
-use wire::{EngineKind, Form, Job, Limits, Model, Outcome, Precision, Prompt};
-use worker::{
-    engine::{Outlet, Prompts},
-    native,
-};
+use wire::{EngineKind, Job, Limits, Model, Precision};
+use worker::native;
 
 const PROMPT_TOKENS: u32 = 200;
 const ANSWER_TOKENS: u32 = 64;
 
 fn main() {
+    if let Ok(what) = std::env::var(alone::WHAT) {
+        return alone::answer(&what);
+    }
     // Cargo passes flags of its own.
     let argument = std::env::args().skip(1).find(|argument| !argument.starts_with("--"));
     let variable = |name: &str| std::env::var(name).ok();
@@ -50,11 +58,14 @@ fn main() {
     let batches = variable("PIECEWORK_BENCH_BATCHES").unwrap_or_else(|| "1,8,32,64".to_owned());
     let batches = batches.split(',').map(|batch| batch.parse().expect("a number"));
     let kept = variable("PIECEWORK_BENCH_KEPT").and_then(|text| text.parse().ok());
-    let precisions = &PRECISIONS[..kept.unwrap_or(PRECISIONS.len())];
+    let precisions = &PRECISIONS[..kept.unwrap_or(2)];
     let best = products();
     println!();
     for precision in precisions {
         load(&model, *precision);
+    }
+    if let Some(reference) = variable("PIECEWORK_BENCH_REFERENCE") {
+        errors(&model, Path::new(&reference));
     }
     println!(
         "\n{:>5} {:>10} {:>14} {:>13} {:>12} {:>12} {:>9}",
@@ -77,15 +88,26 @@ fn main() {
         }
     }
     if let Some(weights) = weights_per_token(&model) {
-        let ran = run(&model, None, 64, 128, 1);
+        let ran = alone::run(&model, None, 64, 128, 1);
         let rate = 2.0 * weights * ran.tokens_in / ran.processor / 1e9;
         let share = 100.0 * rate / best;
         println!("prefill: {rate:.1} GFLOP/cpu-s, {share:.0} % of candle's best product");
     }
 }
 
-/// The model's own numbers, and others.
-const PRECISIONS: [Option<Precision>; 3] = [None, Some(Precision::F32), Some(Precision::F16)];
+/// Shows how far log-probabilities are off for each way to keep weights.
+fn errors(model: &Path, reference: &Path) {
+    println!("\n{:>10} {:>9} {:>9} {:>9}  log-probabilities", "weights", "tokens", "mean", "most");
+    for precision in PRECISIONS {
+        let off = teacher::differences(model, reference, &job(precision, 64));
+        let (mean, most) = (teacher::mean(&off), teacher::largest(&off));
+        println!("{:>10} {:>9} {mean:>9.5} {most:>9.5}", name(precision), off.len());
+    }
+}
+
+/// The model's own numbers with keys and values of 16 bits; 32 bits throughout; and others.
+const PRECISIONS: [Option<Precision>; 4] =
+    [None, Some(Precision::F32), Some(Precision::F16), Some(Precision::Bf16)];
 
 fn name(precision: Option<Precision>) -> &'static str {
     match precision {
@@ -132,17 +154,15 @@ fn median(ran: &[Rates]) -> Rates {
 
 /// Answers one batch; its prefill is what a batch of answers of one token takes.
 fn measure(model: &Path, precision: Option<Precision>, batch: u32) -> Rates {
-    let prefill = run(model, precision, batch, batch, 1);
-    // Linux forgets the peak so far.
-    std::fs::write("/proc/self/clear_refs", "5").unwrap();
-    let whole = run(model, precision, batch, batch, ANSWER_TOKENS);
+    let prefill = alone::run(model, precision, batch, batch, 1);
+    let whole = alone::run(model, precision, batch, batch, ANSWER_TOKENS);
     let tokens = whole.tokens_in + whole.tokens_out;
     Rates {
         prefill: prefill.tokens_in / prefill.seconds,
         decode: (whole.tokens_out - prefill.tokens_out) / (whole.seconds - prefill.seconds),
         total: tokens / whole.seconds,
         per_processor: tokens / whole.processor,
-        peak_megabytes: peak_megabytes("self").unwrap(),
+        peak_megabytes: whole.peak_megabytes,
     }
 }
 
@@ -235,42 +255,4 @@ fn load(model: &Path, precision: Option<Precision>) {
         start.elapsed().as_secs_f64(),
         facts.weight_bytes as f64 / 1e6
     );
-}
-
-/// What a run took.
-struct Ran {
-    seconds: f64,
-    processor: f64,
-    tokens_in: f64,
-    tokens_out: f64,
-}
-
-/// Answers prompts.
-fn run(model: &Path, precision: Option<Precision>, batch: u32, prompts: u32, answer: u32) -> Ran {
-    let engine = native::load(model, &job(precision, batch), &mut |_, _| {}).unwrap();
-    let (sender, receiver) = channel(prompts as usize);
-    for index in 0..prompts {
-        let tokens: Vec<u32> =
-            (0..PROMPT_TOKENS).map(|at| 300 + (index * 7919 + at * 104_729) % 200).collect();
-        let body = format!(
-            r#"{{"prompt":{tokens:?},"max_tokens":{answer},"temperature":0,"ignore_eos":true}}"#
-        );
-        sender.try_send(Prompt { index: index.into(), form: Form::Text, body }).unwrap();
-    }
-    drop(sender);
-    let (outlet, mut completions) = unbounded_channel();
-    let (start, before) = (Instant::now(), processor_seconds());
-    engine.run(Prompts::new(receiver), Outlet::new(outlet, Arc::default())).unwrap();
-    let (seconds, processor) = (start.elapsed().as_secs_f64(), processor_seconds() - before);
-    let (mut all_in, mut all_out) = (0, 0);
-    while let Ok(completion) = completions.try_recv() {
-        match completion.outcome {
-            Outcome::Done { tokens_in, tokens_out, .. } => {
-                all_in += tokens_in;
-                all_out += tokens_out;
-            }
-            Outcome::Failed { reason, .. } => panic!("{reason}"),
-        }
-    }
-    Ran { seconds, processor, tokens_in: all_in.into(), tokens_out: all_out.into() }
 }

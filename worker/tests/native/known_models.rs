@@ -2,11 +2,14 @@
 //! `PIECEWORK_TEST_MODELS` (a folder with `stories260K/` and `reference/smollm2-f32.jsonl`),
 //! `PIECEWORK_TEST_SMOLLM2_HF` and `PIECEWORK_TEST_SMOLLM2_GGUF`.
 
-use crate::harness::{answer, in_precision, job, load, provided, respond, response, text};
+use crate::{
+    harness::{answer, in_precision, job, load, provided, respond, response, text},
+    teacher::{differences, largest, mean},
+};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::{fs, path::Path};
-use wire::{Form, Job, Precision};
+use wire::{Form, Precision};
 
 const MODELS: &str = "PIECEWORK_TEST_MODELS";
 
@@ -37,38 +40,6 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
-/// Differences between the reference's log-probabilities and the engine's, under teacher forcing.
-fn differences(model: &Path, reference: &Path, job: &Job) -> Vec<f64> {
-    let reference = fs::read_to_string(reference).unwrap();
-    let ids = |value: &Value| -> Vec<u64> {
-        value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap()).collect()
-    };
-    let (mut bodies, mut wanted) = (Vec::new(), Vec::new());
-    for line in reference.lines() {
-        let line: Value = serde_json::from_str(line).unwrap();
-        let mut prompt = ids(&line["prompt_token_ids"]);
-        let logprobs = line["logprobs"].as_array().unwrap();
-        for (token, logprob) in ids(&line["continuation_token_ids"]).into_iter().zip(logprobs) {
-            bodies
-                .push(json!({"prompt": prompt, "max_tokens": 1, "temperature": 0, "logprobs": 20,
-                "ignore_eos": true, "return_tokens_as_token_ids": true}));
-            wanted.push((token, logprob.as_f64().unwrap()));
-            prompt.push(token);
-        }
-    }
-    let outcomes = answer(load(model, job), Form::Text, &bodies);
-    let difference = |(outcome, (token, logprob)): (&_, &(u64, f64))| {
-        let top = &response(outcome)["choices"][0]["logprobs"]["top_logprobs"][0];
-        (top[format!("token_id:{token}")].as_f64().expect("it is the best or near it") - logprob)
-            .abs()
-    };
-    outcomes.iter().zip(&wanted).map(difference).collect()
-}
-
-fn largest(differences: &[f64]) -> f64 {
-    differences.iter().copied().fold(0.0, f64::max)
-}
-
 fn smollm2(variable: &str, test: &str) -> Option<(std::path::PathBuf, std::path::PathBuf)> {
     let reference = provided(MODELS, test)?.join("reference/smollm2-f32.jsonl");
     Some((provided(variable, test)?, reference))
@@ -93,7 +64,7 @@ fn smollm2_as_gguf_agrees_with_the_reference() {
     let test = "smollm2_as_gguf_agrees_with_the_reference";
     let Some((model, reference)) = smollm2("PIECEWORK_TEST_SMOLLM2_GGUF", test) else { return };
     let differences = differences(&model, &reference, &job());
-    let mean = differences.iter().sum::<f64>() / differences.len() as f64;
+    let mean = mean(&differences);
     assert!(mean < 0.15, "{mean}");
 }
 

@@ -7,3 +7,4 @@ mod known_models;
 mod parameters;
 mod reference;
 mod small_model;
+mod teacher;
