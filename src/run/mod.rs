@@ -17,6 +17,7 @@ mod runner;
 mod slot;
 mod state;
 mod stop;
+mod supply;
 mod why;
 
 pub use exchange::{EXCHANGES, Exchange, worth};

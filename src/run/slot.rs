@@ -1,6 +1,6 @@
-//! One of a run's machines: where it stands, and how many prompts it is kept supplied with.
+//! One of a run's machines, and where it stands.
 
-use super::{meter::Meter, pace::Pace};
+use super::{meter::Meter, pace::Pace, supply::Appetite};
 use crate::{
     choose::Candidate,
     shards::{Say, Ticket, WorkerId},
@@ -10,12 +10,6 @@ use providers::Label;
 use std::collections::VecDeque;
 use tokio::{sync::mpsc::UnboundedSender, task::AbortHandle};
 use wire::{EngineFacts, Outcome};
-
-/// How many seconds of work a worker is kept supplied with.
-const SUPPLY_SECONDS: f64 = 10.0;
-
-/// The least and the most prompts that a worker holds.
-const BOUNDS: (usize, usize) = (32, 20_000);
 
 /// Where a machine stands.
 #[derive(Debug)]
@@ -51,6 +45,9 @@ pub(super) struct Held {
     pub(super) prompts: Meter,
     pub(super) tokens: Meter,
     pub(super) answered: u64,
+    /// Bytes of the prompts that it answered, and how fast they go.
+    pub(super) answered_bytes: u64,
+    pub(super) bytes: Meter,
     /// Of them, those that count.
     pub(super) score: Score,
     /// How it was thought to do, where that could be told.
@@ -184,9 +181,10 @@ impl Held {
         drop(self.orders.send(say));
     }
 
-    /// How many prompts the worker is to hold.
-    pub(super) fn window(&self) -> usize {
-        window(self.batch(), self.prompts.rate())
+    /// What it takes to be kept busy.
+    pub(super) fn appetite(&self) -> Appetite {
+        let (batch, running) = (self.batch(), self.at_once());
+        Appetite { batch, running, prompts: self.prompts.rate(), bytes: self.bytes.rate() }
     }
 
     /// How many prompts it may be at at once; 0 while that isn't known.
@@ -197,56 +195,5 @@ impl Held {
     /// How many it was at at once, at most.
     pub(super) fn at_once(&self) -> u32 {
         self.most_running.min(self.batch())
-    }
-}
-
-/// How many prompts keep an engine of this batch busy that answers so many a second: enough for
-/// [`SUPPLY_SECONDS`], and for two batches.
-fn window(batch: u32, rate: f64) -> usize {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is bounded")]
-    let supply = (rate * SUPPLY_SECONDS).clamp(0.0, BOUNDS.1 as f64) as usize;
-    supply.max(2 * batch as usize).clamp(BOUNDS.0, BOUNDS.1)
-}
-
-/// How many prompts to hand to a worker that holds `load`, of a window of `window`, when `left`
-/// are held by nobody and `workers` share them. Few at the end, so that all end together.
-pub(super) fn portion(window: usize, load: usize, left: u64, workers: usize) -> usize {
-    let room = window.saturating_sub(load);
-    // Not in dribs and drabs, as each portion is a message; but never let the worker run dry.
-    if room * 4 < window && window / 2 < load {
-        return 0;
-    }
-    if workers < 2 {
-        return room;
-    }
-    let share = usize::try_from(left).unwrap_or(usize::MAX).div_ceil(2 * workers);
-    room.min(share.max(1))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_window_holds_ten_seconds_and_two_batches() {
-        for (batch, rate, expected) in
-            [(0, 0.0, 32), (64, 0.0, 128), (64, 30.0, 300), (256, 30.0, 512), (64, 1e9, 20_000)]
-        {
-            assert_eq!(window(batch, rate), expected, "batch {batch}, {rate} a second");
-        }
-    }
-
-    #[test]
-    fn a_worker_is_refilled_in_portions() {
-        assert_eq!(portion(128, 0, 1000, 1), 128);
-        assert_eq!(portion(128, 120, 1000, 1), 0);
-        assert_eq!(portion(128, 96, 1000, 1), 32);
-    }
-
-    #[test]
-    fn the_last_prompts_are_shared_out() {
-        assert_eq!(portion(128, 0, 100, 4), 13);
-        assert_eq!(portion(128, 0, 1, 4), 1);
-        assert_eq!(portion(128, 128, 100, 4), 0);
     }
 }

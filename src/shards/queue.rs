@@ -257,6 +257,11 @@ impl Queue {
         self.holds.values().map(BTreeSet::len).max().unwrap_or(0)
     }
 
+    /// How many prompts are held by one worker only.
+    pub fn held_once(&self) -> usize {
+        self.held.values().filter(|holding| holding.holders.len() == 1).count()
+    }
+
     /// Bytes of the prompts that a worker holds, nearly: as many as if all held were alike.
     pub fn held_bytes(&self, worker: WorkerId) -> usize {
         let all = self.waiting.len() + self.held.len();

@@ -90,10 +90,11 @@ impl Runner<'_> {
         let worker = self.slots[at].held().expect("it was just found").worker;
         let mut records = Vec::with_capacity(completions.len());
         let (count, mut score) = (completions.len() as u64, Score::default());
-        let early = self.early.len();
+        let (early, mut bytes) = (self.early.len(), 0);
         for completion in completions {
             match self.queue.finish(completion.index) {
                 Finish::First(item) => {
+                    bytes += item.bytes() as u64;
                     score.add(&completion.outcome);
                     records.push(self.record(item, completion.outcome));
                 }
@@ -108,7 +109,10 @@ impl Runner<'_> {
         held.acks.push_back(Ack { conversation, through, ticket });
         held.answered += count;
         held.score.extend(score);
-        held.prompts.note(Instant::now(), held.answered as f64);
+        held.answered_bytes += bytes;
+        let now = Instant::now();
+        held.prompts.note(now, held.answered as f64);
+        held.bytes.note(now, held.answered_bytes as f64);
         Ok(())
     }
 

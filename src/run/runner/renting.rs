@@ -409,6 +409,8 @@ impl Runner<'_> {
             prompts: Meter::default(),
             tokens: Meter::default(),
             answered: 0,
+            answered_bytes: 0,
+            bytes: Meter::default(),
             score: Score::default(),
             candidate,
             most_running: 0,
