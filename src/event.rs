@@ -205,6 +205,9 @@ pub enum SlotPhase {
         running: u64,
         /// Tokens a second, in and out.
         tokens_per_second: f64,
+        /// Seconds since the engine came up in which it could have begun a prompt and there was none.
+        #[serde(default)]
+        hungry: f64,
     },
 }
 

@@ -193,7 +193,7 @@ pub(super) fn phase_words(phase: &SlotPhase) -> String {
             format!("getting the model from {source}, {}", part(done, total))
         }
         SlotPhase::Loading { done, total } => format!("loading the model, {}", part(done, total)),
-        SlotPhase::Working { engine, running, waiting, tokens_per_second } => format!(
+        SlotPhase::Working { engine, running, waiting, tokens_per_second, .. } => format!(
             "{engine}: {running} running, {waiting} waiting, {} tokens/s",
             words::rate(*tokens_per_second)
         ),

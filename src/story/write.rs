@@ -222,6 +222,7 @@ mod tests {
             waiting: 0,
             running: 1,
             tokens_per_second: 2.0,
+            hungry: 0.0,
         };
         Event::Phase { slot, phase }
     }

@@ -267,7 +267,13 @@ fn news(machine: &Machine, step: &mut usize, begin: f64, moment: f64) -> Vec<Eve
     let (done, total, source) = (0, 16_100_000_000, "the hub".to_owned());
     let working = || {
         let engine = "vllm".to_owned();
-        phase(SlotPhase::Working { engine, waiting: 9, running: 64, tokens_per_second: 1.0 })
+        phase(SlotPhase::Working {
+            engine,
+            waiting: 9,
+            running: 64,
+            tokens_per_second: 1.0,
+            hungry: 0.0,
+        })
     };
     let (label, id) = (machine.label(), InstanceId(format!("i-{slot}")));
     let reason = || machine.lost.unwrap_or_default().to_owned();

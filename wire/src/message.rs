@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// The version of these messages. Two sides with different versions do not talk.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 
 /// What the controller says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -274,6 +274,9 @@ pub struct Status {
     pub tokens_in: u64,
     /// Tokens generated since the engine came up.
     pub tokens_out: u64,
+    /// Millionths of seconds in which the engine could have begun a prompt and there was none, since
+    /// it came up and until it began the last one.
+    pub hungry_micros: u64,
 }
 
 /// What a worker is at.

@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
     thread,
 };
-use tokio::sync::mpsc::{Receiver, Sender, UnboundedSender, channel, unbounded_channel};
+use tokio::sync::mpsc::{Sender, UnboundedSender, channel, unbounded_channel};
 use wire::{Completion, EngineFacts, EngineKind, HubAccess, Job, Phase, Prompt};
 
 /// What an engine says of itself.
@@ -48,6 +48,7 @@ pub fn bring_up(job: Job, access: Option<HubAccess>) -> Running {
     let (news_end, news) = unbounded_channel();
     let gauge = Arc::new(Gauge::default());
     let outlet = Outlet::new(completions_end, gauge.clone());
+    let prompts_end = Prompts::new(prompts_end).gauged(gauge.clone());
     let work = move || {
         let work = || work(&job, access, prompts_end, outlet, &news_end);
         let reason = match catch_unwind(AssertUnwindSafe(work)) {
@@ -67,7 +68,7 @@ pub fn bring_up(job: Job, access: Option<HubAccess>) -> Running {
 fn work(
     job: &Job,
     access: Option<HubAccess>,
-    prompts: Receiver<Prompt>,
+    prompts: Prompts,
     outlet: Outlet,
     news: &UnboundedSender<News>,
 ) -> Result<(), EngineError> {
@@ -91,7 +92,7 @@ fn work(
         EngineKind::Server(server) => server::start(server, &model()?, job, &mut loading)?,
     };
     tell(News::Up(engine.facts()));
-    engine.run(Prompts::new(prompts), outlet)
+    engine.run(prompts, outlet)
 }
 
 /// An error with its causes, on one line.

@@ -1,10 +1,16 @@
-//! An engine without a model: each prompt is its own answer. It is for tests, and for measuring
-//! everything but the model.
+//! An engine without a model: each prompt is its own answer, cut where `max_tokens` says. It is for
+//! tests, and for measuring everything but the model.
 
-use crate::engine::{Engine, EngineError, Outlet, Prompts};
+use crate::engine::{Engine, EngineError, Next, Outlet, Prompts};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use wire::{Completion, EngineFacts, Failure, Outcome, Prompt};
+
+/// Bytes of a token, about what English comes to.
+const TOKEN: usize = 4;
+
+/// How far it may be behind its pace and still catch up: it may sleep longer than it meant to.
+const LATE: Duration = Duration::from_millis(100);
 
 /// The echo.
 #[derive(Debug)]
@@ -20,11 +26,13 @@ impl Echo {
     }
 
     fn answer(&self, prompt: &Prompt) -> Outcome {
-        let text = match text(&prompt.body) {
-            Ok(text) => text,
+        let (text, limit) = match read(&prompt.body) {
+            Ok(request) => request,
             Err(reason) => return Outcome::Failed { failure: Failure::BadRequest, reason },
         };
-        let tokens = tokens(&text);
+        let bytes = limit.map_or(text.len(), |tokens| tokens.saturating_mul(TOKEN));
+        let answer = &text[..text.floor_char_boundary(bytes)];
+        let (tokens_in, tokens_out) = (tokens(&text), tokens(answer));
         let body = json!({
             "id": format!("echo-{}", prompt.index),
             "object": "chat.completion",
@@ -32,17 +40,17 @@ impl Echo {
             "model": self.model,
             "choices": [{
                 "index": 0,
-                "message": { "role": "assistant", "content": text },
+                "message": { "role": "assistant", "content": answer },
                 "logprobs": null,
-                "finish_reason": "stop",
+                "finish_reason": if answer.len() < text.len() { "length" } else { "stop" },
             }],
             "usage": {
-                "prompt_tokens": tokens,
-                "completion_tokens": tokens,
-                "total_tokens": 2 * tokens,
+                "prompt_tokens": tokens_in,
+                "completion_tokens": tokens_out,
+                "total_tokens": tokens_in + tokens_out,
             },
         });
-        Outcome::Done { body: body.to_string(), tokens_in: tokens, tokens_out: tokens }
+        Outcome::Done { body: body.to_string(), tokens_in, tokens_out }
     }
 }
 
@@ -60,11 +68,22 @@ impl Engine for Echo {
     fn run(self: Box<Self>, mut prompts: Prompts, outlet: Outlet) -> Result<(), EngineError> {
         let gap = self.pace.map(|pace| Duration::from_secs(1) / pace.max(1));
         let mut due = Instant::now();
-        while let Some(prompt) = prompts.wait() {
+        loop {
             if let Some(gap) = gap {
                 std::thread::sleep(due.saturating_duration_since(Instant::now()));
-                due = due.max(Instant::now()) + gap;
+                let now = Instant::now();
+                due = due.max(now.checked_sub(LATE).unwrap_or(now)) + gap;
             }
+            let prompt = match prompts.look() {
+                Next::Prompt(prompt) => prompt,
+                Next::NotYet => {
+                    let Some(prompt) = prompts.wait() else { break };
+                    // What it could have answered meanwhile it doesn't make good.
+                    due = Instant::now() + gap.unwrap_or_default();
+                    prompt
+                }
+                Next::Over => break,
+            };
             let outcome = self.answer(&prompt);
             if let Outcome::Done { tokens_in, tokens_out, .. } = &outcome {
                 outlet.count(u64::from(*tokens_in), u64::from(*tokens_out));
@@ -75,23 +94,24 @@ impl Engine for Echo {
     }
 }
 
-/// What a request says: its prompt, or its last message.
-fn text(body: &str) -> Result<String, String> {
+/// What a request says, its prompt or its last message, and how many tokens its answer may have.
+fn read(body: &str) -> Result<(String, Option<usize>), String> {
     let body: Value = serde_json::from_str(body).map_err(|error| error.to_string())?;
+    let limit = ["max_completion_tokens", "max_tokens"].iter().find_map(|name| body[name].as_u64());
+    let limit = limit.map(|tokens| usize::try_from(tokens).unwrap_or(usize::MAX));
     let last = body["messages"].as_array().and_then(|messages| messages.last());
     let text = last.map_or(&body["prompt"], |message| &message["content"]);
     match text {
-        Value::String(text) => Ok(text.clone()),
+        Value::String(text) => Ok((text.clone(), limit)),
         Value::Null => Err("the request has neither `messages` nor `prompt`".to_owned()),
         other @ (Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
-            Ok(other.to_string())
+            Ok((other.to_string(), limit))
         }
     }
 }
 
-/// Four bytes a token, about what English comes to.
 fn tokens(text: &str) -> u32 {
-    u32::try_from(text.len().div_ceil(4)).unwrap_or(u32::MAX)
+    u32::try_from(text.len().div_ceil(TOKEN)).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
@@ -107,8 +127,23 @@ mod tests {
                 "y",
             ),
         ] {
-            assert_eq!(text(body).as_deref(), Ok(answer));
+            assert_eq!(read(body), Ok((answer.to_owned(), None)));
         }
-        assert!(text("{}").is_err() && text("nonsense").is_err());
+        assert!(read("{}").is_err() && read("nonsense").is_err());
+    }
+
+    #[test]
+    fn an_answer_ends_where_the_prompt_says() {
+        let body = r#"{"prompt":"one two three ä four","max_tokens":4}"#.to_owned();
+        let prompt = Prompt { index: 0, form: wire::Form::Auto, body };
+        let Outcome::Done { body, tokens_in, tokens_out } =
+            Echo::new("m".into(), None).answer(&prompt)
+        else {
+            panic!("it can be answered")
+        };
+        let body: Value = serde_json::from_str(&body).unwrap();
+        let choice = &body["choices"][0];
+        assert_eq!(choice["message"]["content"], "one two three ä");
+        assert_eq!((&choice["finish_reason"], tokens_in, tokens_out), (&"length".into(), 6, 4));
     }
 }

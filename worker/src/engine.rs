@@ -1,8 +1,11 @@
 //! What every engine is: something that answers prompts, several at once.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering::Relaxed},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Instant,
 };
 use tokio::sync::mpsc::{Receiver, UnboundedSender, error::TryRecvError};
 use wire::{Completion, EngineFacts, Prompt};
@@ -33,7 +36,12 @@ pub trait Engine: Send {
 
 /// Where an engine takes prompts from.
 #[derive(Debug)]
-pub struct Prompts(Receiver<Prompt>);
+pub struct Prompts {
+    waiting: Receiver<Prompt>,
+    gauge: Arc<Gauge>,
+    /// Since when there was none when the engine looked.
+    hungry: Option<Instant>,
+}
 
 /// What a look at the waiting prompts finds.
 #[derive(Debug)]
@@ -49,26 +57,62 @@ pub enum Next {
 impl Prompts {
     /// Prompts that come through `receiver`.
     pub fn new(receiver: Receiver<Prompt>) -> Self {
-        Self(receiver)
+        Self { waiting: receiver, gauge: Arc::default(), hungry: None }
+    }
+
+    /// The same, with the time that the engine is hungry counted by `gauge`.
+    #[must_use]
+    pub fn gauged(self, gauge: Arc<Gauge>) -> Self {
+        Self { gauge, ..self }
     }
 
     /// The next prompt, without waiting for one.
     pub fn look(&mut self) -> Next {
-        match self.0.try_recv() {
-            Ok(prompt) => Next::Prompt(prompt),
-            Err(TryRecvError::Empty) => Next::NotYet,
+        match self.waiting.try_recv() {
+            Ok(prompt) => {
+                self.fed();
+                Next::Prompt(prompt)
+            }
+            Err(TryRecvError::Empty) => {
+                self.hungry.get_or_insert_with(Instant::now);
+                Next::NotYet
+            }
             Err(TryRecvError::Disconnected) => Next::Over,
         }
     }
 
     /// The next prompt, however long it takes. None when there are no more.
     pub fn wait(&mut self) -> Option<Prompt> {
-        self.0.blocking_recv()
+        self.hungry.get_or_insert_with(Instant::now);
+        let prompt = self.waiting.blocking_recv()?;
+        self.fed();
+        Some(prompt)
     }
 
     /// The next prompt, for an engine that doesn't block. None when there are no more.
     pub async fn next(&mut self) -> Option<Prompt> {
-        self.0.recv().await
+        // Counts when it is dropped: an engine may give up waiting, and wait again later.
+        let _hunger = Hunger { gauge: &self.gauge, since: Instant::now() };
+        self.waiting.recv().await
+    }
+
+    fn fed(&mut self) {
+        if let Some(since) = self.hungry.take() {
+            drop(Hunger { gauge: &self.gauge, since });
+        }
+    }
+}
+
+/// An engine that could begin a prompt and has none, until this is dropped.
+struct Hunger<'a> {
+    gauge: &'a Gauge,
+    since: Instant,
+}
+
+impl Drop for Hunger<'_> {
+    fn drop(&mut self) {
+        let micros = u64::try_from(self.since.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.gauge.hungry_micros.fetch_add(micros, Relaxed);
     }
 }
 
@@ -86,6 +130,9 @@ pub struct Gauge {
     pub tokens_in: AtomicU64,
     /// Tokens generated.
     pub tokens_out: AtomicU64,
+    /// Millionths of seconds in which the engine could have begun a prompt and there was none, up to
+    /// when it began the last one.
+    pub hungry_micros: AtomicU64,
 }
 
 impl Outlet {
@@ -104,5 +151,59 @@ impl Outlet {
     pub fn count(&self, tokens_in: u64, tokens_out: u64) {
         self.gauge.tokens_in.fetch_add(tokens_in, Relaxed);
         self.gauge.tokens_out.fetch_add(tokens_out, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+    use tokio::sync::mpsc::channel;
+    use wire::Form;
+
+    const WHILE: Duration = Duration::from_millis(20);
+
+    fn prompt() -> Prompt {
+        Prompt { index: 0, form: Form::Auto, body: String::new() }
+    }
+
+    fn hungry(gauge: &Gauge) -> Duration {
+        Duration::from_micros(gauge.hungry_micros.load(Relaxed))
+    }
+
+    #[test]
+    fn hungry_is_an_engine_from_when_it_looked_in_vain_until_it_is_fed() {
+        let (gauge, (sender, receiver)) = (Arc::new(Gauge::default()), channel(4));
+        let mut prompts = Prompts::new(receiver).gauged(gauge.clone());
+        sender.try_send(prompt()).expect("there is room");
+        std::thread::sleep(WHILE);
+        assert!(matches!(prompts.look(), Next::Prompt(_)));
+        assert_eq!(hungry(&gauge), Duration::ZERO, "there was one all the time");
+        assert!(matches!(prompts.look(), Next::NotYet));
+        std::thread::sleep(WHILE);
+        assert!(matches!(prompts.look(), Next::NotYet));
+        assert_eq!(hungry(&gauge), Duration::ZERO, "as yet nobody knows how long");
+        sender.try_send(prompt()).expect("there is room");
+        assert!(matches!(prompts.look(), Next::Prompt(_)));
+        let looked = hungry(&gauge);
+        assert!(WHILE <= looked, "{looked:?}");
+        let feeding = std::thread::spawn(move || {
+            std::thread::sleep(WHILE);
+            sender.blocking_send(prompt()).expect("somebody waits");
+        });
+        assert!(prompts.wait().is_some());
+        assert!(looked + WHILE / 2 <= hungry(&gauge), "{:?}", hungry(&gauge));
+        feeding.join().expect("it ends");
+        let before = hungry(&gauge);
+        assert!(prompts.wait().is_none() && matches!(prompts.look(), Next::Over));
+        assert_eq!(hungry(&gauge), before, "that there are no more is no hunger");
+    }
+
+    #[tokio::test]
+    async fn an_engine_that_gives_up_waiting_was_hungry_until_then() {
+        let (gauge, (_sender, receiver)) = (Arc::new(Gauge::default()), channel::<Prompt>(4));
+        let mut prompts = Prompts::new(receiver).gauged(gauge.clone());
+        tokio::time::timeout(WHILE, prompts.next()).await.expect_err("there is none");
+        assert!(WHILE <= hungry(&gauge), "{:?}", hungry(&gauge));
     }
 }

@@ -246,12 +246,15 @@ impl Worker {
         {
             return message;
         }
+        // Before answers, of which a busy engine and a slow link always have more.
+        if std::mem::take(&mut self.status_due) {
+            return ToController::Status(self.status());
+        }
         if let Some((through, completions)) = self.spool.batch(self.sent_through, BATCH_BYTES) {
             self.sent_through = through;
             return ToController::Completions { through, completions };
         }
         self.sent_through = self.spool.last();
-        self.status_due = false;
         ToController::Status(self.status())
     }
 
@@ -263,6 +266,7 @@ impl Worker {
             running: (self.held.len() - self.waiting.len()) as u64,
             tokens_in: gauge.map_or(0, |gauge| gauge.tokens_in.load(Relaxed)),
             tokens_out: gauge.map_or(0, |gauge| gauge.tokens_out.load(Relaxed)),
+            hungry_micros: gauge.map_or(0, |gauge| gauge.hungry_micros.load(Relaxed)),
         }
     }
 }
@@ -294,5 +298,32 @@ async fn said(engine: Option<&mut Running>) -> Said {
         }
         Some(news) = engine.news.recv() => Said::News(news),
         else => pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wire::Outcome;
+
+    #[test]
+    fn a_controller_is_told_how_it_goes_however_many_answers_wait() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let spool = Spool::open(&folder.path().join("spool")).expect("it opens");
+        let mut worker = Worker::new(spool, channel(INBOX).0);
+        let answer = |index| Completion {
+            index,
+            outcome: Outcome::Done { body: "x".repeat(BATCH_BYTES), tokens_in: 1, tokens_out: 1 },
+        };
+        worker.keep((0..4).map(answer).collect()).expect("they are kept");
+        for through in 1..=4 {
+            worker.status_due = true;
+            assert!(matches!(worker.next_to_say(), ToController::Status(_)));
+            let next = worker.next_to_say();
+            assert!(
+                matches!(next, ToController::Completions { through: last, .. } if last == through)
+            );
+        }
+        assert!(!worker.has_something_to_say());
     }
 }

@@ -46,8 +46,9 @@ impl Runner<'_> {
             Said::Ready(facts) => {
                 let engine = facts.name.clone();
                 held.engine = Some(facts);
+                let (waiting, running, tokens_per_second, hungry) = (0, 0, 0.0, 0.0);
                 let phase =
-                    SlotPhase::Working { engine, waiting: 0, running: 0, tokens_per_second: 0.0 };
+                    SlotPhase::Working { engine, waiting, running, tokens_per_second, hungry };
                 self.phase(number, phase);
             }
             Said::Status(status) => {
@@ -59,6 +60,7 @@ impl Runner<'_> {
                     waiting: status.waiting,
                     running: status.running,
                     tokens_per_second: held.tokens.rate(),
+                    hungry: status.hungry_micros as f64 / 1e6,
                 };
                 if held.engine.is_some() {
                     self.phase(number, phase);
