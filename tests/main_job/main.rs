@@ -34,5 +34,8 @@ mod program;
 #[path = "../support/cloud.rs"]
 mod cloud;
 
+#[path = "../support/elsewhere.rs"]
+mod elsewhere;
+
 #[path = "../support/proxy.rs"]
 mod proxy;
