@@ -118,7 +118,9 @@ impl Meter {
     /// tokens a second once they have been measured at this limit.
     pub(super) fn answer(&mut self, now: Duration, limit: usize, tokens: u64) -> Option<f64> {
         if limit != self.limit {
-            self.restart(limit);
+            // Those that were under way go on, be they more than there may be now.
+            let unsettled = self.limit.max(limit) as u64;
+            *self = Self { limit, unsettled, ..Self::default() };
         }
         if 0 < self.unsettled {
             self.unsettled -= 1;
@@ -128,7 +130,9 @@ impl Meter {
         self.answers += 1;
         self.tokens += tokens;
         let passed = now.saturating_sub(self.begin);
-        if self.answers < ROUNDS * limit as u64 || passed < LEAST {
+        // Whole rounds: where answers come in bursts, the time ends with one as it began.
+        let rounds = self.answers / limit.max(1) as u64;
+        if rounds < ROUNDS || self.answers != rounds * limit as u64 || passed < LEAST {
             return None;
         }
         let rate = self.tokens as f64 / passed.as_secs_f64();
@@ -207,5 +211,22 @@ mod tests {
         }
         assert!(3 < rates.len());
         assert!(rates.iter().all(|rate| (rate - 40.0).abs() < 1e-9), "{rates:?}");
+    }
+
+    #[test]
+    fn those_that_were_under_way_at_a_larger_number_count_for_no_smaller_one() {
+        let (mut meter, mut rates) = (Meter::default(), Vec::new());
+        // Sixteen at once, all answered after a second; then four at once, after half a second each.
+        for (second, limit) in [(1, 16), (2, 16), (3, 16), (4, 4)] {
+            for _ in 0..16 {
+                meter.answer(Duration::from_secs(second), limit, 10);
+            }
+        }
+        for half in 1..=20 {
+            let now = Duration::from_secs(4) + Duration::from_millis(500) * half;
+            (0..4).for_each(|_| rates.extend(meter.answer(now, 4, 10)));
+        }
+        assert!(2 < rates.len());
+        assert!(rates.iter().all(|rate| (rate - 80.0).abs() < 1e-9), "{rates:?}");
     }
 }
