@@ -26,8 +26,8 @@ pub(super) fn read(reply: &Reply, marks: &[String]) -> Meaning {
     match reply.status {
         200..300 => done(reply),
         408 | 425 | 429 | 503 => Meaning::Busy,
-        // The key is the worker's own affair.
-        400..500 if !matches!(reply.status, 401 | 403) => {
+        // Key, path and method are the worker's own affair.
+        400..500 if !matches!(reply.status, 401 | 403 | 404 | 405) => {
             let reason = reason(reply);
             let failure = if too_long(&reason) { Failure::TooLong } else { Failure::BadRequest };
             Meaning::Over(Outcome::Failed { failure, reason })
@@ -127,7 +127,7 @@ mod tests {
             (failure, reason.as_str()),
             (Failure::BadRequest, "temperature must be positive")
         );
-        assert_eq!(refused(404, "").1, "status 404 without a reason");
+        assert_eq!(refused(413, "").1, "status 413 without a reason");
     }
 
     #[test]
@@ -135,9 +135,13 @@ mod tests {
         assert_eq!(meaning(503, "loading"), Meaning::Busy);
         assert_eq!(meaning(429, ""), Meaning::Busy);
         assert!(matches!(meaning(500, "CUDA out of memory. Tried to"), Meaning::OutOfMemory(_)));
-        for (status, body) in
-            [(500, "oops"), (401, "no key"), (200, "{\"choices\":"), (200, r#"{"choices":[]}"#)]
-        {
+        for (status, body) in [
+            (500, "oops"),
+            (401, "no key"),
+            (404, "no such path"),
+            (200, "{\"choices\":"),
+            (200, r#"{"choices":[]}"#),
+        ] {
             assert!(matches!(meaning(status, body), Meaning::Failed(_)), "{status} {body}");
         }
     }

@@ -16,6 +16,9 @@ const LEAST: Duration = Duration::from_secs(2);
 /// The search for the best number, up by doubling, else down by halving, and then between.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Search {
+    /// The most that there may be by the server's description.
+    whole: u32,
+    /// The same, and by what its memory has shown.
     most: u32,
     start: u32,
     trying: Option<u32>,
@@ -40,7 +43,13 @@ impl Search {
     pub(super) fn new(start: u32, most: u32) -> Self {
         let most = most.max(1);
         let start = start.clamp(1, most);
-        Self { most, start, trying: Some(start), stage: Stage::Up, best: start, best_rate: 0.0 }
+        let (trying, stage, best) = (Some(start), Stage::Up, start);
+        Self { whole: most, most, start, trying, stage, best, best_rate: 0.0 }
+    }
+
+    /// What is known of the memory was for another reason: nothing is known any more.
+    pub(super) fn start_over(&mut self) {
+        *self = Self::new(self.start, self.whole);
     }
 
     /// How many prompts may be under way.
@@ -199,6 +208,8 @@ mod tests {
             search.out_of_memory();
         }
         assert_eq!(search.limit(), 1);
+        search.start_over();
+        assert_eq!((search.limit(), search.most(), search.found()), (64, 256, false));
     }
 
     #[test]

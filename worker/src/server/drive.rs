@@ -343,6 +343,10 @@ impl Driving<'_> {
 
     fn failed(&mut self, attempt: Attempt, failures: u32, why: String) {
         if let Some(given_up) = self.drive.backlog.failed(attempt, failures) {
+            if self.out_of_memory.is_some() && self.drive.search.limit() == 1 {
+                // Alone and again it lacked memory: the number of prompts wasn't to blame.
+                self.drive.search.start_over();
+            }
             self.fail(given_up.prompt.index, Failure::Engine, why);
         }
     }

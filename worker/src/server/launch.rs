@@ -28,8 +28,19 @@ pub(super) struct Live {
 pub(super) struct NotReady {
     /// The reason, as a sentence without a full stop.
     pub(super) reason: String,
-    /// Whether it lacked memory.
-    pub(super) out_of_memory: bool,
+    /// What it was for.
+    pub(super) cause: Cause,
+}
+
+/// What keeps a server from getting ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// It lacked memory.
+    Memory,
+    /// It had all the time that it may take. Another try would take as long.
+    Time,
+    /// Something else, perhaps only for once.
+    Other,
 }
 
 /// Starts the server of this number for `parallel` prompts at once, and waits for it.
@@ -40,7 +51,7 @@ pub(super) async fn launch(
     parallel: u32,
 ) -> Result<Live, NotReady> {
     let name = &plan.server.name;
-    let not_ready = |reason| NotReady { reason, out_of_memory: false };
+    let not_ready = |reason| NotReady { reason, cause: Cause::Other };
     let port = free_port()
         .map_err(|error| not_ready(format!("no port is free for the server {name}: {error}")))?;
     let key = format!("{:032x}", rand::random::<u128>());
@@ -53,18 +64,18 @@ pub(super) async fn launch(
             .map_err(|error| not_ready(format!("the server {name} can't be started: {error}")))?;
     let address = Address { port, key };
     let load = plan.server.patience.load;
-    let why = tokio::select! {
-        () = process.ended() => "ended before it was ready".to_owned(),
+    let (why, cause) = tokio::select! {
+        () = process.ended() => ("ended before it was ready".to_owned(), Cause::Other),
         ready = timeout(Duration::from_secs(load.into()), ready(plan, &address)) => match ready {
             Ok(()) => return Ok(Live { process, address }),
-            Err(_) => format!("was not ready after {load} seconds"),
+            Err(_) => (format!("was not ready after {load} seconds"), Cause::Time),
         },
     };
     process.end().await;
     let (words, out_of_memory) = process.last_words(&plan.server.out_of_memory);
     Err(NotReady {
         reason: format!("the server {name} {why}; its log ends: {words}"),
-        out_of_memory,
+        cause: if out_of_memory { Cause::Memory } else { cause },
     })
 }
 

@@ -45,15 +45,20 @@ use tokio::{
 };
 use wire::{EngineFacts, Job, Server};
 
-/// Servers that are ready.
+/// Servers, of which one at least is ready.
 #[derive(Debug)]
 struct Servers {
     runtime: Runtime,
-    replicas: Vec<Replica>,
+    first: Replica,
+    starting: Starting,
     facts: EngineFacts,
 }
 
-/// Starts servers for a model and waits until they are ready.
+/// Servers that aren't ready yet.
+type Starting = JoinSet<Result<Replica, EngineError>>;
+
+/// Starts servers for a model and waits until the first is ready. The others join it when they are,
+/// and one that never is, is done without.
 ///
 /// `progress` is told the bytes of the weights, none of which are loaded until all are.
 pub fn start(
@@ -70,20 +75,30 @@ pub fn start(
     let runtime =
         runtime.map_err(|error| EngineError(format!("the servers can't be watched: {error}")))?;
     let facts = facts(&plan, shares.len(), shares[0].len());
-    let replicas = runtime.block_on(async {
+    let (first, starting) = runtime.block_on(async {
         let mut starting = JoinSet::new();
         for (number, gpus) in shares.into_iter().enumerate() {
             starting.spawn(Replica::start(plan.clone(), number, gpus));
         }
-        let mut replicas = Vec::new();
-        while let Some(started) = starting.join_next().await {
-            replicas.push(started.expect("none is aborted, and a panic is passed on")?);
-        }
-        Ok::<_, EngineError>(replicas)
+        Ok::<_, EngineError>((first_of(&mut starting).await?, starting))
     })?;
     progress(outline.weight_bytes, outline.weight_bytes);
-    Ok(Box::new(Servers { runtime, replicas, facts }))
+    Ok(Box::new(Servers { runtime, first, starting, facts }))
 }
+
+/// Waits for the first that is ready. If none ever is, the error of the last.
+async fn first_of(starting: &mut Starting) -> Result<Replica, EngineError> {
+    loop {
+        let started = starting.join_next().await.expect("there is a server");
+        match started.expect(UNDISTURBED) {
+            Err(error) if starting.is_empty() => return Err(error),
+            Err(_) => {}
+            Ok(replica) => return Ok(replica),
+        }
+    }
+}
+
+const UNDISTURBED: &str = "none is aborted, and a panic is passed on";
 
 fn facts(plan: &Plan, servers: usize, gpus: usize) -> EngineFacts {
     let name = &plan.server.name;
@@ -110,19 +125,27 @@ impl Engine for Servers {
     }
 
     fn run(self: Box<Self>, prompts: Prompts, outlet: Outlet) -> Result<(), EngineError> {
-        let Self { runtime, replicas, .. } = *self;
+        let Self { runtime, first, mut starting, .. } = *self;
         let source = Arc::new(Source::new(prompts));
         runtime.block_on(async {
             let mut running = JoinSet::new();
             let run = |replica: Replica| replica.run(source.clone(), outlet.clone());
-            for replica in replicas {
-                running.spawn(run(replica));
-            }
+            running.spawn(run(first));
             let (mut ready, mut failed) = (Vec::new(), None);
-            while let Some(ran) = running.join_next().await {
-                match ran.expect("none is aborted, and a panic is passed on") {
-                    Ok(replica) => ready.push(replica),
-                    Err(error) => failed = Some(error),
+            loop {
+                tokio::select! {
+                    Some(ran) = running.join_next() => match ran.expect(UNDISTURBED) {
+                        Ok(replica) => ready.push(replica),
+                        Err(error) => failed = Some(error),
+                    },
+                    // Where one has nothing left to do, nobody waits for another.
+                    Some(started) = starting.join_next(), if ready.is_empty() => {
+                        match started.expect(UNDISTURBED) {
+                            Ok(replica) => drop(running.spawn(run(replica))),
+                            Err(error) => failed = Some(error),
+                        }
+                    }
+                    else => break,
                 }
                 if source.has_left() {
                     // Some had nothing left to do when another gave up.

@@ -22,6 +22,9 @@ const MEMORY_SHARE: u64 = 4;
 /// The part of GPUs' memory that a server may take, in tenths.
 const GPU_TENTHS: u64 = 9;
 
+/// Bytes of a GPU's memory that are neither weights nor KV cache: a step's own numbers, and graphs.
+const WORKING_BYTES: u64 = 2 << 30;
+
 /// What is the same for every server.
 #[derive(Debug)]
 pub(super) struct Plan {
@@ -69,7 +72,7 @@ impl Plan {
         let reserved = server.parallel.reserved;
         let context = match job.limits.context {
             None if reserved => Some(CONTEXT.min(trained.unwrap_or(CONTEXT))),
-            None => None,
+            None => room(&outline, gpus),
             Some(context) => Some(context.min(trained.unwrap_or(context))),
         };
         let slot_bytes = context
@@ -128,6 +131,21 @@ impl Plan {
     }
 }
 
+/// Tokens of one prompt and its answer for which a server's GPUs have memory, where that is less than
+/// the model was trained for: some servers don't start then, unless they are told of less.
+fn room(outline: &Outline, gpus: &[Gpu]) -> Option<u32> {
+    let (trained, token_bytes) = (outline.context?, outline.token_bytes?.max(1));
+    if gpus.is_empty() || outline.is_windowed {
+        return None;
+    }
+    let all: u64 = gpus.iter().map(|gpu| gpu.bytes / 10 * GPU_TENTHS).sum();
+    let taken = outline.weight_bytes + WORKING_BYTES * gpus.len() as u64;
+    let tokens = all.saturating_sub(taken) / token_bytes;
+    // With less than that the server says better what is wrong.
+    let tokens = (tokens / 1024 * 1024).max(1024);
+    u32::try_from(tokens).ok().filter(|tokens| *tokens < trained)
+}
+
 /// Prompts at once, of `most`, for which there is memory.
 fn slots(most: u32, bytes: Option<u64>, slot_bytes: Option<u64>) -> u32 {
     let (Some(bytes), Some(slot @ 1..)) = (bytes, slot_bytes) else { return most.max(1) };
@@ -137,6 +155,26 @@ fn slots(most: u32, bytes: Option<u64>, slot_bytes: Option<u64>) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_context_that_the_memory_has_no_room_for_is_shortened() {
+        // Llama 3.1 8B in 16 bits.
+        let outline = Outline {
+            weight_bytes: 16_060_000_000,
+            context: Some(131_072),
+            token_bytes: Some(131_072),
+            ..Outline::default()
+        };
+        let gpus = |count: u32, gibibytes: u64| -> Vec<Gpu> {
+            (0..count).map(|id| Gpu { id: id.to_string(), bytes: gibibytes << 30 }).collect()
+        };
+        assert_eq!(room(&outline, &gpus(1, 24)), Some(37 * 1024));
+        assert_eq!(room(&outline, &gpus(1, 80)), None, "all of it fits");
+        assert_eq!(room(&outline, &gpus(2, 24)), None, "each keeps a half");
+        assert_eq!(room(&outline, &gpus(1, 16)), Some(1024));
+        assert_eq!(room(&outline, &[]), None);
+        assert_eq!(room(&Outline { is_windowed: true, ..outline }, &gpus(1, 24)), None);
+    }
 
     #[test]
     fn there_are_as_many_prompts_at_once_as_there_is_memory_for() {

@@ -5,7 +5,7 @@ use super::{
     concurrency::Search,
     drive::{Drive, End, Lost, Verdict},
     gpus::Gpu,
-    launch::{Live, NotReady, launch},
+    launch::{Cause, Live, NotReady, launch},
     notes::note,
     plan::Plan,
     source::Source,
@@ -111,6 +111,11 @@ impl Replica {
                 self.backlog.put_back(attempt);
             }
         } else if let Some(guilty) = self.backlog.died(there) {
+            if out_of_memory {
+                // It was this prompt that was too much, not the number of prompts.
+                self.search.start_over();
+                note(self.number, "one prompt took all the memory; the search starts over");
+            }
             let reason = format!("{why}, twice at this prompt alone; its log ends: {words}");
             self.verdicts.push(Verdict { prompt: guilty.prompt, reason });
         }
@@ -128,18 +133,17 @@ async fn start(
 ) -> Result<Live, EngineError> {
     let mut failed = 0;
     loop {
-        let NotReady { reason, out_of_memory } =
-            match launch(plan, number, gpus, search.most()).await {
-                Ok(live) => return Ok(live),
-                Err(not_ready) => not_ready,
-            };
+        let NotReady { reason, cause } = match launch(plan, number, gpus, search.most()).await {
+            Ok(live) => return Ok(live),
+            Err(not_ready) => not_ready,
+        };
         note(number, &reason);
-        if out_of_memory && 1 < search.most() {
+        if cause == Cause::Memory && 1 < search.most() {
             search.out_of_memory();
             continue;
         }
         failed += 1;
-        if STARTS <= failed {
+        if STARTS <= failed || cause == Cause::Time {
             return Err(EngineError(reason));
         }
         sleep(PAUSE).await;

@@ -118,6 +118,19 @@ async fn exhausted_memory_lowers_the_number_of_prompts_at_once() {
 }
 
 #[tokio::test]
+async fn a_prompt_that_takes_all_the_memory_lowers_nothing_for_the_others() {
+    let starts = Starts::new();
+    let mut bench = Bench::new(description(&[("STARTS", starts.path())])).await;
+    bench.ready().await.expect("it comes up");
+    let outcomes = bench.answer(&with(300, &[(40, "HUGE")])).await;
+    let (fault, reason) = failure(&outcomes[&40]);
+    assert_eq!(fault, Failure::Engine);
+    assert!(reason.contains("CUDA out of memory"), "{reason}");
+    assert_eq!(outcomes.values().filter(|o| matches!(o, wire::Outcome::Done { .. })).count(), 299);
+    assert!(starts.all().last().is_some_and(|last| last.parallel == 16), "{:?}", starts.all());
+}
+
+#[tokio::test]
 async fn a_prompt_that_kills_the_server_is_told_of_though_no_other_comes() {
     let mut bench = Bench::new(description(&[])).await;
     bench.ready().await.expect("it comes up");

@@ -51,6 +51,15 @@ fn number(name: &str) -> Option<usize> {
     told(name)?.parse().ok()
 }
 
+fn devices() -> String {
+    env::var("CUDA_VISIBLE_DEVICES").unwrap_or_default()
+}
+
+/// Whether the devices of this server are among those that have this manner.
+fn here(name: &str) -> bool {
+    told(name).is_some_and(|list| list.split(' ').any(|one| one == devices()))
+}
+
 static HUNG: AtomicBool = AtomicBool::new(false);
 static AT_ONCE: AtomicUsize = AtomicUsize::new(0);
 static ANSWERS: AtomicUsize = AtomicUsize::new(0);
@@ -68,19 +77,21 @@ fn serve() {
     let Some(port) = told("PORT") else { return };
     if let Some(path) = told("STARTS") {
         let file = fs::OpenOptions::new().create(true).append(true).open(&path);
-        let devices = env::var("CUDA_VISIBLE_DEVICES").unwrap_or_default();
+        let devices = devices();
         let line = format!("{} {} {}\n", std::process::id(), told("PARALLEL").unwrap(), devices);
         file.unwrap().write_all(line.as_bytes()).unwrap();
         // These devices carry a server once.
         let starts = fs::read_to_string(&path).unwrap();
-        let here =
-            starts.lines().filter(|line| line.rsplit(' ').next() == Some(devices.as_str())).count();
-        if 1 < here && told("ONCE").is_some_and(|once| once.split(' ').any(|one| one == devices)) {
+        let before = starts.lines().filter(|line| line.rsplit(' ').next() == Some(&devices));
+        if 1 < before.count() && here("ONCE") {
             die("the device has fallen off the bus");
         }
     }
     if let Some(words) = told("ENDS") {
         die(&words);
+    }
+    if here("BROKEN") {
+        die("the device can't be had");
     }
     let parallel = number("PARALLEL").expect("it is told");
     if number("LOADS").is_some_and(|most| most < parallel) {
@@ -117,7 +128,7 @@ fn answer(stream: &TcpStream) {
     let mut body = vec![0; length];
     reader.read_exact(&mut body).unwrap();
     let (status, reply) = match first.split(' ').nth(1).unwrap() {
-        "/health" if told("NEVER_READY").is_some() => (503, json!({"error": "loading"})),
+        "/health" if here("NEVER_READY") => (503, json!({"error": "loading"})),
         "/health" => (200, json!({})),
         "/metrics" => return send(stream, 200, &format!("answers {}\n", ANSWERS.load(SeqCst)), 0),
         path => {
@@ -147,6 +158,9 @@ fn complete(stream: &TcpStream, path: &str, body: &Value) -> Option<(u16, Value)
     let says = |word: &str| text.contains(word);
     let at_once = AT_ONCE.fetch_add(1, SeqCst) + 1;
     if number("HOLDS").is_some_and(|most| most < at_once) {
+        die("computing: CUDA out of memory");
+    }
+    if says("HUGE") {
         die("computing: CUDA out of memory");
     }
     if says("CRASH") {

@@ -35,14 +35,40 @@ async fn a_server_that_ends_at_once_is_tried_again_and_then_quoted() {
 #[tokio::test]
 async fn a_server_that_is_never_ready_is_given_up_and_ended() {
     let starts = Starts::new();
-    let mut server = description(&[("NEVER_READY", "1"), ("STARTS", starts.path())]);
+    let mut server = description(&[("NEVER_READY", ""), ("STARTS", starts.path())]);
     server.patience.load = 1;
     let mut bench = Bench::new(server).await;
     let reason = bench.ready().await.expect_err("it can't come up");
     assert!(reason.contains("was not ready after 1 seconds"), "{reason}");
-    for start in starts.all() {
-        gone(start.process).await;
+    // Another try would take as long, and the machine is paid for meanwhile.
+    let [start] = &starts.all()[..] else { panic!("{:?}", starts.all()) };
+    gone(start.process).await;
+}
+
+#[tokio::test]
+async fn the_first_server_that_is_ready_answers_while_another_loads() {
+    let tools = two_gpus();
+    let mut bench = Bench::with_tools(description(&[("NEVER_READY", "1")]), tools.path()).await;
+    bench.ready().await.expect("one comes up");
+    assert_eq!(bench.answer(&good(100)).await.len(), 100);
+    assert!(!bench.notes().contains("was not ready"), "{}", bench.notes());
+}
+
+#[tokio::test]
+async fn a_server_that_never_comes_up_is_done_without() {
+    let (tools, starts) = (two_gpus(), Starts::new());
+    let server = description(&[("BROKEN", "0"), ("STARTS", starts.path())]);
+    let mut bench = Bench::with_tools(server, tools.path()).await;
+    bench.ready().await.expect("one comes up");
+    assert_eq!(bench.answer(&good(100)).await.len(), 100);
+    while bench.notes().matches("the device can't be had").count() < 3 {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
+    bench.ask_from(100, &good(50)).await;
+    assert_eq!(bench.outcomes(50, |_| {}).await.len(), 50);
+    let mut bench = Bench::with_tools(description(&[("BROKEN", "0 1")]), tools.path()).await;
+    let reason = bench.ready().await.expect_err("none comes up");
+    assert!(reason.contains("the device can't be had"), "{reason}");
 }
 
 #[tokio::test]
