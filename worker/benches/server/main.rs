@@ -1,9 +1,11 @@
 //! The engine that drives inference servers, with a real llama.cpp server, beside a plain client.
 //!
-//! `PIECEWORK_BENCH_LLAMA_SERVER=llama-server cargo bench -p worker --bench server -- MODEL.gguf`
-//! asks like prompts of the same server three times: by a plain client at fixed numbers of
-//! prompts at once, by the worker, which must find the number itself, and by the worker while the
-//! server is killed ten times. `PIECEWORK_BENCH_PROMPTS` says how many the worker answers (320).
+//! `PIECEWORK_BENCH_LLAMA_SERVER=llama-server cargo bench -p worker --bench server -- MODEL.gguf [N]`
+//! asks like prompts of the same server: by a plain client at fixed numbers of prompts at once; by the
+//! worker, which must find the number itself; by both in turn at that number, five times; and by the
+//! worker while the server is killed ten times. With N there are only turns, at N prompts at once.
+//! `PIECEWORK_BENCH_PROMPTS` says how many prompts the worker answers where it must find the number (320).
+//! `scripts/llama-bench-build` builds the server, and llama.cpp's own batched bench to set beside it.
 #![expect(clippy::print_stdout, reason = "a bench's table is its output")]
 
 #[path = "../../tests/support/llama.rs"]
@@ -25,47 +27,99 @@ const SLOTS: u32 = 32;
 /// Tokens of each slot.
 const CONTEXT: u32 = 256;
 const KILLS: u64 = 10;
+const TURNS: usize = 5;
+/// Prompts of a turn, for each that is under way at once.
+const TURN: u64 = 8;
 
 fn main() {
     // Cargo passes flags of its own.
-    let model = env::args().skip(1).find(|argument| !argument.starts_with("--"));
+    let mut arguments = env::args().skip(1).filter(|argument| !argument.starts_with("--"));
+    let model = arguments.next();
     let (Some(model), Ok(program)) = (model, env::var("PIECEWORK_BENCH_LLAMA_SERVER")) else {
         println!("server: skipped, no model or no server is named");
         return;
     };
     let count = env::var("PIECEWORK_BENCH_PROMPTS").ok().and_then(|text| text.parse().ok());
-    let count: u64 = count.unwrap_or(320);
-    let mut server = description(&program);
-    (server.parallel.start, server.parallel.most) = (8, SLOTS);
-
-    let mut best: f64 = 0.0;
-    let address = plain::Server::start(&program, &model, SLOTS, CONTEXT);
-    for at_once in [1, 4, 8, 16, 32] {
-        let rate = address.rate(at_once, (4 * at_once as u64).min(count));
-        println!("plain client, {at_once:>2} at once: {rate:>8.1} tokens/s");
-        best = best.max(rate);
+    let bench = Bench { program, model, count: count.unwrap_or(320) };
+    if let Some(at_once) = arguments.next().and_then(|text| text.parse().ok()) {
+        bench.in_turn(at_once);
+        return;
     }
-    drop(address);
-
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let calm = runtime.block_on(drive(&server, &model, count, 0));
-    for line in calm.notes.lines().filter(|line| line.contains("at once")) {
-        println!("worker, {line}");
+    bench.plain();
+    if let Some(found) = bench.search() {
+        bench.in_turn(found);
     }
-    let held = calm.held.map_or(0.0, |rate| rate / best * 100.0);
-    println!(
-        "worker, whole run with the search: {:.1} tokens/s, {:.0} % of the plain client's best; at the number it held: {held:.0} %",
-        calm.rate,
-        calm.rate / best * 100.0,
-    );
-    let struck = runtime.block_on(drive(&server, &model, count, KILLS));
-    println!(
-        "worker, server killed {} times: {} of {count} prompts answered, {} failed, {} lost",
-        struck.kills,
-        struck.answered,
-        struck.failed,
-        count - struck.answered - struck.failed,
-    );
+    bench.killed();
+}
+
+struct Bench {
+    program: String,
+    model: String,
+    count: u64,
+}
+
+impl Bench {
+    /// The plain client at several numbers.
+    fn plain(&self) {
+        let server = plain::Server::start(&self.program, &self.model, SLOTS, CONTEXT);
+        for at_once in [1, 4, 8, 16, 32] {
+            let rate = server.rate(at_once, (4 * u64::from(at_once)).max(16));
+            println!("plain client, {at_once:>2} at once: {rate:>8.1} tokens/s");
+        }
+    }
+
+    /// The worker, which looks for the number: the one it finds.
+    fn search(&self) -> Option<u32> {
+        let driven = self.drive((8, SLOTS), self.count, 0);
+        for line in driven.notes.lines().filter(|line| line.contains("at once")) {
+            println!("worker, {line}");
+        }
+        println!("worker, whole run with the search: {:.1} tokens/s", driven.rate);
+        let found = found(&driven.notes);
+        if found.is_none() {
+            println!("worker: {} prompts were too few to find the number", self.count);
+        }
+        found
+    }
+
+    /// Both at the same number, with servers that are started alike.
+    fn in_turn(&self, at_once: u32) {
+        let count = TURN * u64::from(at_once);
+        let (mut rates, mut ratios) = ([Vec::new(), Vec::new()], Vec::new());
+        for _ in 0..TURNS {
+            let server = plain::Server::start(&self.program, &self.model, at_once, CONTEXT);
+            let theirs = server.rate(at_once, count);
+            drop(server);
+            let ours = self.drive((at_once, at_once), count, 0).rate;
+            rates[0].push(theirs);
+            rates[1].push(ours);
+            ratios.push(ours / theirs * 100.0);
+        }
+        let [theirs, ours] = rates.map(median);
+        println!(
+            "in turn, {at_once} at once, {count} prompts, medians of {TURNS}: plain client {theirs:.1} \
+             tokens/s, worker {ours:.1}, the ratio {:.1} %",
+            median(ratios),
+        );
+    }
+
+    fn killed(&self) {
+        let Driven { kills, answered, failed, .. } = self.drive((8, SLOTS), self.count, KILLS);
+        println!(
+            "worker, server killed {kills} times: {answered} of {} prompts answered, {failed} failed, \
+             {} lost",
+            self.count,
+            self.count - answered - failed,
+        );
+    }
+
+    /// The worker, which begins with so many prompts at once and tries so many at most.
+    fn drive(&self, (start, most): (u32, u32), count: u64, kills: u64) -> Driven {
+        let mut server = description(&self.program);
+        (server.parallel.start, server.parallel.most) = (start, most);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(drive(&server, &self.model, count, kills))
+    }
 }
 
 /// A prompt that no other begins like.
@@ -77,8 +131,6 @@ fn body(index: u64) -> serde_json::Value {
 
 struct Driven {
     rate: f64,
-    /// Tokens a second at the number of prompts at once that was held.
-    held: Option<f64>,
     answered: u64,
     failed: u64,
     kills: u64,
@@ -119,7 +171,6 @@ async fn drive(server: &Server, model: &str, count: u64, kills: u64) -> Driven {
     let notes = fs::read_to_string(home.path().join("servers.log")).unwrap_or_default();
     Driven {
         rate: tokens as f64 / seconds,
-        held: best_of(&notes),
         answered,
         failed: done.len() as u64 - answered,
         kills: killed,
@@ -139,13 +190,15 @@ fn job(server: &Server, model: &str) -> ToWorker {
     ToWorker::Work { job, access: None }
 }
 
-/// The best rate that the worker notes that it measured.
-fn best_of(notes: &str) -> Option<f64> {
-    let rate = |line: &str| {
-        let (_, rest) = line.split_once(" prompts at once: ")?;
-        rest.split_once(' ')?.0.parse::<f64>().ok()
-    };
-    notes.lines().filter_map(rate).max_by(f64::total_cmp)
+/// The number of prompts at once that the worker notes that it found.
+fn found(notes: &str) -> Option<u32> {
+    let line = notes.lines().find(|line| line.ends_with(", the best"))?;
+    line.rsplit_once("next ")?.1.split_once(',')?.0.parse().ok()
+}
+
+fn median(mut numbers: Vec<f64>) -> f64 {
+    numbers.sort_by(f64::total_cmp);
+    numbers[numbers.len() / 2]
 }
 
 /// What is left of a worker whose conversation has ended: who still runs, and what was noted.

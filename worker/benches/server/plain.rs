@@ -38,7 +38,7 @@ impl Server {
     }
 
     /// Tokens a second, of prompts and answers, of `count` prompts, so many at once.
-    pub(super) fn rate(&self, at_once: usize, count: u64) -> f64 {
+    pub(super) fn rate(&self, at_once: u32, count: u64) -> f64 {
         let (next, tokens) = (AtomicU64::new(0), AtomicU64::new(0));
         let begin = Instant::now();
         thread::scope(|scope| {
@@ -49,7 +49,8 @@ impl Server {
                         if count <= index {
                             return;
                         }
-                        tokens.fetch_add(self.ask(at_once as u64 * 100 + index + 4000), Relaxed);
+                        tokens
+                            .fetch_add(self.ask(u64::from(at_once) * 100 + index + 4000), Relaxed);
                     }
                 });
             }
