@@ -19,6 +19,7 @@ mod ledgers;
 mod links;
 mod marketplaces;
 mod objects;
+mod poison;
 mod prices;
 mod secrets;
 mod seeds;
@@ -36,6 +37,10 @@ mod cloud;
 
 #[path = "../support/elsewhere.rs"]
 mod elsewhere;
+
+// Tests start it, and it is this program.
+#[path = "../../worker/tests/server/standin.rs"]
+mod standin;
 
 #[path = "../support/proxy.rs"]
 mod proxy;
