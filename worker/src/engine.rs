@@ -187,12 +187,13 @@ mod tests {
         assert!(matches!(prompts.look(), Next::Prompt(_)));
         let looked = hungry(&gauge);
         assert!(WHILE <= looked, "{looked:?}");
+        assert!(matches!(prompts.look(), Next::NotYet));
         let feeding = std::thread::spawn(move || {
             std::thread::sleep(WHILE);
             sender.blocking_send(prompt()).expect("somebody waits");
         });
         assert!(prompts.wait().is_some());
-        assert!(looked + WHILE / 2 <= hungry(&gauge), "{:?}", hungry(&gauge));
+        assert!(looked + WHILE <= hungry(&gauge), "{:?}", hungry(&gauge));
         feeding.join().expect("it ends");
         let before = hungry(&gauge);
         assert!(prompts.wait().is_none() && matches!(prompts.look(), Next::Over));

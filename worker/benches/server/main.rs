@@ -11,15 +11,18 @@
 #[path = "../../tests/support/llama.rs"]
 mod llama_server;
 mod plain;
+mod steady;
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
 use llama_server::description;
 use serde_json::json;
 use std::{collections::BTreeSet, env, fs, path::Path, process::Command, time::Instant};
+use steady::Steady;
 use support::{Controller, Home};
 use wire::{
     EngineKind, Form, Job, Limits, Model, Outcome, Prompt, Server, Source, ToController, ToWorker,
+    server::Patience,
 };
 
 /// Slots of the server.
@@ -28,8 +31,9 @@ const SLOTS: u32 = 32;
 const CONTEXT: u32 = 256;
 const KILLS: u64 = 10;
 const TURNS: usize = 5;
-/// Prompts of a turn, for each that is under way at once.
-const TURN: u64 = 8;
+/// Prompts of a turn, for each that is under way at once, and those that a worker's search takes.
+const TURN: u64 = 9;
+const SEARCH: u64 = 6;
 
 fn main() {
     // Cargo passes flags of its own.
@@ -63,7 +67,7 @@ impl Bench {
     fn plain(&self) {
         let server = plain::Server::start(&self.program, &self.model, SLOTS, CONTEXT);
         for at_once in [1, 4, 8, 16, 32] {
-            let rate = server.rate(at_once, (4 * u64::from(at_once)).max(16));
+            let rate = server.rate(at_once, (6 * u64::from(at_once)).max(16));
             println!("plain client, {at_once:>2} at once: {rate:>8.1} tokens/s");
         }
     }
@@ -82,7 +86,8 @@ impl Bench {
         found
     }
 
-    /// Both at the same number, with servers that are started alike.
+    /// Both at the same number, with servers that are started alike. What the worker does until it has
+    /// seen that fewer are no better doesn't count.
     fn in_turn(&self, at_once: u32) {
         let count = TURN * u64::from(at_once);
         let (mut rates, mut ratios) = ([Vec::new(), Vec::new()], Vec::new());
@@ -90,7 +95,9 @@ impl Bench {
             let server = plain::Server::start(&self.program, &self.model, at_once, CONTEXT);
             let theirs = server.rate(at_once, count);
             drop(server);
-            let ours = self.drive((at_once, at_once), count, 0).rate;
+            let ours =
+                self.drive((at_once, at_once), count + SEARCH * u64::from(at_once), 0).steady;
+            println!("  plain client {theirs:.1}, worker {ours:.1}");
             rates[0].push(theirs);
             rates[1].push(ours);
             ratios.push(ours / theirs * 100.0);
@@ -117,8 +124,13 @@ impl Bench {
     fn drive(&self, (start, most): (u32, u32), count: u64, kills: u64) -> Driven {
         let mut server = description(&self.program);
         (server.parallel.start, server.parallel.most) = (start, most);
+        if kills == 0 {
+            // Tests are in a hurry, and ask more often how it is.
+            server.patience = Patience::default();
+        }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(drive(&server, &self.model, count, kills))
+        let steady = Steady::new(most, count);
+        runtime.block_on(drive(&server, &self.model, count, kills, steady))
     }
 }
 
@@ -131,6 +143,8 @@ fn body(index: u64) -> serde_json::Value {
 
 struct Driven {
     rate: f64,
+    /// The same, once the search is over and while all that may be are under way.
+    steady: f64,
     answered: u64,
     failed: u64,
     kills: u64,
@@ -138,7 +152,7 @@ struct Driven {
 }
 
 /// Lets a worker answer prompts, and kills its server now and then.
-async fn drive(server: &Server, model: &str, count: u64, kills: u64) -> Driven {
+async fn drive(server: &Server, model: &str, count: u64, kills: u64, mut steady: Steady) -> Driven {
     let home = Home::new();
     let (mut controller, _) = Controller::greet(&home, 1).await;
     controller.say(job(server, model)).await;
@@ -156,11 +170,13 @@ async fn drive(server: &Server, model: &str, count: u64, kills: u64) -> Driven {
             println!("worker, the engine broke: {reason}");
         }
         let ToController::Completions { completions, .. } = message else { continue };
+        let is_found = found(&notes(home.path())).is_some();
         for completion in completions {
             if let (Outcome::Done { tokens_in, tokens_out, .. }, true) =
                 (completion.outcome, done.insert(completion.index))
             {
                 (answered, tokens) = (answered + 1, tokens + u64::from(tokens_in + tokens_out));
+                steady.answer(u64::from(tokens_in + tokens_out), is_found);
             }
         }
         if killed < kills && killed * count / (kills + 1) < done.len() as u64 {
@@ -168,9 +184,10 @@ async fn drive(server: &Server, model: &str, count: u64, kills: u64) -> Driven {
         }
     }
     let seconds = begin.elapsed().as_secs_f64();
-    let notes = fs::read_to_string(home.path().join("servers.log")).unwrap_or_default();
+    let notes = notes(home.path());
     Driven {
         rate: tokens as f64 / seconds,
+        steady: steady.rate(),
         answered,
         failed: done.len() as u64 - answered,
         kills: killed,
@@ -188,6 +205,11 @@ fn job(server: &Server, model: &str) -> ToWorker {
         defaults: "{}".to_owned(),
     };
     ToWorker::Work { job, access: None }
+}
+
+/// What a worker notes on its servers.
+fn notes(folder: &Path) -> String {
+    fs::read_to_string(folder.join("servers.log")).unwrap_or_default()
 }
 
 /// The number of prompts at once that the worker notes that it found.
@@ -215,7 +237,7 @@ fn remains(folder: &Path) -> String {
     let processes = fs::read_dir("/proc").unwrap().flatten().filter(lives_there);
     let names: Vec<String> = processes.map(name).collect();
     let log = fs::read_to_string(folder.join("log")).unwrap_or_default();
-    let notes = fs::read_to_string(folder.join("servers.log")).unwrap_or_default();
+    let notes = notes(&folder);
     let last = notes.lines().last().unwrap_or_default();
     format!("{names:?} still run, its log is {log:?}, its last note is {last:?}")
 }

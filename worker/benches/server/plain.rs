@@ -1,13 +1,16 @@
 //! A plain client: so many threads, each with one request after the other.
 
-use super::body;
+use super::{body, steady::Steady};
 use serde_json::Value;
 use std::{
     net::TcpListener,
     process::{Child, Command, Stdio},
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 /// A server of its own.
@@ -39,8 +42,7 @@ impl Server {
 
     /// Tokens a second, of prompts and answers, of `count` prompts, so many at once.
     pub(super) fn rate(&self, at_once: u32, count: u64) -> f64 {
-        let (next, tokens) = (AtomicU64::new(0), AtomicU64::new(0));
-        let begin = Instant::now();
+        let (next, steady) = (AtomicU64::new(0), Mutex::new(Steady::new(at_once, count)));
         thread::scope(|scope| {
             for _ in 0..at_once {
                 scope.spawn(|| {
@@ -49,13 +51,13 @@ impl Server {
                         if count <= index {
                             return;
                         }
-                        tokens
-                            .fetch_add(self.ask(u64::from(at_once) * 100 + index + 4000), Relaxed);
+                        let tokens = self.ask(u64::from(at_once) * 100 + index + 4000);
+                        steady.lock().unwrap().answer(tokens, true);
                     }
                 });
             }
         });
-        tokens.load(Relaxed) as f64 / begin.elapsed().as_secs_f64()
+        steady.into_inner().unwrap().rate()
     }
 
     fn ask(&self, index: u64) -> u64 {
