@@ -130,7 +130,7 @@ fn a_worker_that_dies_is_started_again_and_loses_nothing() {
     let program = user.start(&RUN);
     let instance = user.only_instance();
     for _ in 0..3 {
-        let worker = eventually("a worker", || pids_in(&instance, "serve").into_iter().next());
+        let worker = eventually("a worker", || pids_in(&instance, "\0serve\0").into_iter().next());
         sleep(Duration::from_millis(200));
         signal(&worker, "9");
     }
@@ -284,7 +284,7 @@ fn a_worker_that_keeps_dying_ends_the_run() {
     let home = user.folder().join("home");
     user.only_instance();
     let status = eventually("the end", || {
-        for worker in pids_in(&home, "serve") {
+        for worker in pids_in(&home, "\0serve\0") {
             // Long enough to be talked to, and not to answer.
             sleep(Duration::from_millis(300));
             signal(&worker, "9");

@@ -156,7 +156,7 @@ impl Victim {
                 self.program = self.user.start(&["resume", "last"]);
                 struck.programs += 1;
             }
-            1 => struck.workers += self.kill("serve"),
+            1 => struck.workers += self.kill("\0serve\0"),
             2 => struck.instances += self.kill("local-instance"),
             _ => {
                 let (mood, pause) = (self.dice.roll(50_000), self.dice.roll(200));
