@@ -149,6 +149,9 @@ pub struct RunArgs {
     /// Numbers to compute with, where the engine leaves a choice.
     #[arg(long, env = "PIECEWORK_PRECISION", value_enum)]
     pub precision: Option<PrecisionName>,
+    /// What the native engine computes on; the processor where nothing is said.
+    #[arg(long, env = "PIECEWORK_DEVICE", value_enum)]
+    pub device: Option<DeviceName>,
     /// How many prompts the engine answers at once, at most.
     #[arg(long, env = "PIECEWORK_BATCH", value_name = "N")]
     pub batch: Option<u32>,
@@ -379,6 +382,16 @@ pub enum EngineName {
     Sglang,
     /// llama.cpp's server, for GGUF files, on GPUs or the CPU.
     LlamaCpp,
+}
+
+/// What the native engine computes on, as it is typed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeviceName {
+    /// The machine's processor.
+    Cpu,
+    /// The machine's first NVIDIA GPU.
+    Cuda,
 }
 
 /// How far a host has been checked, as it is typed.

@@ -11,7 +11,10 @@ pub use values::{memory, time, usd};
 
 use crate::{
     catalogue::{self, ModelError},
-    cli::{EngineName, FormatName, OutFormatName, PrecisionName, RunArgs, TrustName, WishArgs},
+    cli::{
+        DeviceName, EngineName, FormatName, OutFormatName, PrecisionName, RunArgs, TrustName,
+        WishArgs,
+    },
     prompts::{Format, LINE_LIMIT, Options, PromptsError, check_template},
     servers::{self, ServerError},
     shards::{Layout, OutFormat, Packing},
@@ -27,7 +30,7 @@ use std::{
     time::Duration,
 };
 use values::size;
-use wire::{EngineKind, Job, Limits, Model, Precision};
+use wire::{Device, EngineKind, Job, Limits, Model, Precision};
 
 /// The name of a file of settings.
 const FILE: &str = "piecework.toml";
@@ -141,6 +144,7 @@ struct File {
     top_p: Option<f64>,
     seed: Option<u64>,
     precision: Option<PrecisionName>,
+    device: Option<DeviceName>,
     batch: Option<u32>,
     context: Option<u32>,
     threads: Option<u32>,
@@ -190,6 +194,10 @@ impl Settings {
         let top_p = args.top_p.or(project.top_p).or(user.top_p);
         let seed = args.seed.or(project.seed).or(user.seed).unwrap_or(0);
         let precision = args.precision.or(project.precision).or(user.precision);
+        let device = args.device.or(project.device).or(user.device).map(|device| match device {
+            DeviceName::Cpu => Device::Cpu,
+            DeviceName::Cuda => Device::Cuda,
+        });
         let batch = args.batch.or(project.batch).or(user.batch);
         let context = args.context.or(project.context).or(user.context);
         let threads = args.threads.or(project.threads).or(user.threads);
@@ -218,8 +226,8 @@ impl Settings {
             check_template(template)?;
         }
         let engine = engine_kind(engine, args)?;
-        let limits =
-            Limits { threads, kv_bytes: kv.map(|text| size(text)).transpose()?, batch, context };
+        let kv_bytes = kv.map(|text| size(text)).transpose()?;
+        let limits = Limits { threads, kv_bytes, batch, context, device };
         Ok(Self {
             prompts: Options {
                 format: args.format.map(format),
@@ -384,9 +392,14 @@ fn read(path: &Path) -> Result<File, SettingsError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::{Cli, Command};
+    use crate::{
+        cli::{Cli, Command},
+        engines::Engine,
+        run::engine_of,
+        template::image,
+    };
     use clap::Parser;
-    use providers::Mib;
+    use providers::{Host, Mib};
 
     fn merged(flags: &[&str], project: &str, user: &str) -> Result<Settings, SettingsError> {
         let typed = ["piecework", "run", "p.jsonl", "--engine", "echo"].iter().chain(flags);
@@ -419,6 +432,19 @@ mod tests {
         let settings = merged(&["--provider", "verda,prime"], project, user);
         assert_eq!(settings.expect("it makes sense").providers, ["verda", "prime"]);
         assert_eq!(merged(&[], "", "").expect("it makes sense").providers, ["local"]);
+    }
+
+    #[test]
+    fn a_gpu_for_the_native_engine_is_asked_for_and_has_an_image_and_figures_of_its_own() {
+        let native = |settings: Settings| Job { engine: EngineKind::Native, ..settings.job };
+        let job = native(merged(&[], "", "").expect("it makes sense"));
+        assert_eq!((job.limits.device, engine_of(&job)), (None, "native"));
+        let job = native(merged(&[], "device = \"cuda\"", "").expect("it makes sense"));
+        assert_eq!((job.limits.device, engine_of(&job)), (Some(Device::Cuda), "native-cuda"));
+        assert!(image(Host::Container, engine_of(&job)).expect("it has one").contains("cuda"));
+        assert!(Engine::named(engine_of(&job), false).is_some());
+        let job = native(merged(&["--device", "cpu"], "device = \"cuda\"", "").expect("it does"));
+        assert_eq!(engine_of(&job), "native");
     }
 
     #[test]

@@ -35,7 +35,7 @@ const BY_HOUR: &str = "`--vram 24GB` shows what machines with so much cost an ho
 /// Plans.
 pub(super) async fn plan(args: RunArgs, home: Option<&Path>) -> Result<Exit, CommandError> {
     let settings = Settings::new(&args)?;
-    let engine = engine_of(&settings.job.engine);
+    let engine = engine_of(&settings.job);
     let is_known = Engine::named(engine, false).or(Engine::named(engine, true)).is_some();
     let (prompts, lengths) = prompts(&args, &settings, is_known).await?;
     let work = Workload { prompts, input: lengths.input, output: lengths.output };

@@ -82,7 +82,7 @@ pub(super) async fn prepare(
 ) -> Result<Prepared, CommandError> {
     let chosen = chosen(markets, &settings.providers)?;
     let own = hosted_prices()?;
-    let engine = engine_of(&settings.job.engine);
+    let engine = engine_of(&settings.job);
     let known = Engine::named(engine, false).or_else(|| Engine::named(engine, true));
     let fetched = |number| folder.fetched(number);
     let kept = folder.clone();

@@ -264,7 +264,7 @@ async fn work(stage: Stage<'_>, leases: &mut Leases) -> Result<Worked, RunError>
         run: plan.run.clone(),
         folder: setting.folder.path().to_owned(),
         model: plan.job.model.name.clone(),
-        engine: engine_of(&plan.job.engine).to_owned(),
+        engine: engine_of(&plan.job).to_owned(),
         prompts: plan.prompts,
         already: done.count(),
     });
@@ -423,9 +423,10 @@ pub fn errors_beside(out: &Path) -> PathBuf {
     out.with_file_name(format!("{stem}.errors.jsonl"))
 }
 
-/// An engine's name.
-pub fn engine_of(kind: &wire::EngineKind) -> &str {
-    match kind {
+/// The name of a job's engine.
+pub fn engine_of(job: &wire::Job) -> &str {
+    match &job.engine {
+        wire::EngineKind::Native if job.limits.device == Some(wire::Device::Cuda) => "native-cuda",
         wire::EngineKind::Native => "native",
         wire::EngineKind::Echo { .. } => "echo",
         wire::EngineKind::Server(server) => &server.name,

@@ -282,7 +282,7 @@ pub fn account(source: Source<'_>) -> Account {
             () => State::Stopped,
         },
         model: plan.job.model.name.clone(),
-        engine: engine_of(&plan.job.engine).to_owned(),
+        engine: engine_of(&plan.job).to_owned(),
         prompts: Prompts {
             total: plan.prompts,
             done: results.completed,

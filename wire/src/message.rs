@@ -259,6 +259,17 @@ pub struct Limits {
     pub batch: Option<u32>,
     /// Tokens of a prompt and its answer together.
     pub context: Option<u32>,
+    /// What computes, where the model runs inside the worker. None is the machine's processor.
+    pub device: Option<Device>,
+}
+
+/// What a model inside the worker is computed by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Device {
+    /// The machine's processor.
+    Cpu,
+    /// An NVIDIA GPU.
+    Cuda,
 }
 
 /// How a worker is doing.

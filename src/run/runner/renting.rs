@@ -219,7 +219,7 @@ impl Runner<'_> {
         let machine = Machine {
             capabilities: &capabilities,
             host: offer.host,
-            engine: engine_of(&plan.job.engine),
+            engine: engine_of(&plan.job),
             disk: plan.search.disk(setting.plan.shape.as_ref()),
             expires,
             patience: setting.patience,

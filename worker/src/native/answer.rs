@@ -1,6 +1,7 @@
 //! One answer as it grows, token by token.
 
 use super::{
+    executor::Choice,
     request::Request,
     sampling::{History, LogProbs, Sampling, best, log_normaliser, top},
     vocabulary::{Stream, Vocabulary},
@@ -44,6 +45,13 @@ impl Answer {
         Self { request, sampling, history, stream, limit, count: 0, text, logprobs }
     }
 
+    /// How the next token is chosen, where nothing but the logits counts and nothing else is wanted.
+    pub(super) fn choice(&self, vocabulary: &Vocabulary) -> Option<Choice> {
+        let bans = self.is_early() && self.ends(vocabulary).next().is_some();
+        let is_plain = self.request.logprobs.is_none() && !bans;
+        is_plain.then(|| self.sampling.choice(self.count)).flatten()
+    }
+
     /// Chooses the next token and takes it in. Also says whether the answer ends with it.
     ///
     /// None if the logits are no numbers.
@@ -56,22 +64,39 @@ impl Answer {
             let normaliser = log_normaliser(logits);
             (normaliser, top(logits, wanted.top, normaliser), logits.to_vec())
         });
-        let early = self.count < self.request.min_tokens;
+        let early = self.is_early();
         let banned: Vec<u32> = if early { self.ends(vocabulary).collect() } else { Vec::new() };
         if !logits[best(logits) as usize].is_finite() {
             return None;
         }
         let token = self.sampling.choose(logits, self.count, &self.history, &banned);
+        let facts = facts.map(|(normaliser, top, plain)| {
+            let logprob = f64::from(plain[token as usize]) - normaliser;
+            LogProbs { token, logprob, top }
+        });
+        Some(self.take(token, facts, vocabulary))
+    }
+
+    /// Takes in a token that was chosen as [`choice`](Self::choice) says. Also says whether the answer
+    /// ends with it.
+    pub(super) fn accept(&mut self, token: u32, vocabulary: &Vocabulary) -> (u32, Option<Finish>) {
+        self.take(token, None, vocabulary)
+    }
+
+    fn take(
+        &mut self,
+        token: u32,
+        facts: Option<LogProbs>,
+        vocabulary: &Vocabulary,
+    ) -> (u32, Option<Finish>) {
+        let early = self.is_early();
         self.history.note(&self.sampling, token);
         self.count += 1;
         if self.ends(vocabulary).any(|end| end == token) {
             self.text += &self.stream.finish(vocabulary);
-            return Some((token, Some(Finish::Stop)));
+            return (token, Some(Finish::Stop));
         }
-        if let Some((normaliser, top, plain)) = facts {
-            let logprob = f64::from(plain[token as usize]) - normaliser;
-            self.logprobs.push(LogProbs { token, logprob, top });
-        }
+        self.logprobs.extend(facts);
         let before = self.text.len();
         self.text += &self.stream.push(vocabulary, token);
         let last = self.limit <= self.count;
@@ -80,9 +105,14 @@ impl Answer {
         }
         if let Some(at) = self.stopped(before).filter(|_| !early) {
             self.text.truncate(at);
-            return Some((token, Some(Finish::Stop)));
+            return (token, Some(Finish::Stop));
         }
-        Some((token, last.then_some(Finish::Length)))
+        (token, last.then_some(Finish::Length))
+    }
+
+    /// Whether it may not end yet.
+    fn is_early(&self) -> bool {
+        self.count < self.request.min_tokens
     }
 
     /// The tokens that end this answer.

@@ -7,6 +7,7 @@ use super::{
 };
 use half::{f16, slice::HalfFloatSliceExt as _};
 use rayon::prelude::*;
+use std::fmt::Debug;
 
 /// Positions of a block.
 pub(super) const BLOCK: usize = PANEL;
@@ -21,7 +22,7 @@ const NARROWED: usize = 2 * PANEL;
 pub(super) type HalfBits = u16;
 
 /// A number that keys and values are kept as. Sums are made of 32-bit floats all the same.
-pub(super) trait KvNumber: Copy + Default + Send + Sync {
+pub(super) trait KvNumber: Copy + Debug + Default + Send + Sync {
     /// The nearest numbers, handed on a few at a time; only the last are no whole panel.
     fn narrow(values: &[f32], then: impl FnMut(&[Self]));
 

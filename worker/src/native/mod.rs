@@ -2,19 +2,24 @@
 //!
 //! ```text
 //! load: folder | gguf ─▶ model_files ─▶ model (matrix ◀─ tensor)                 setup
-//! prompt ─▶ request ─▶ template ─▶ vocabulary ─▶ scheduler (blocks) ─▶ model     run
-//! model (attention, rope, matrix ─▶ kernel, int8, simd) ─▶ logits ─▶ sampling ─▶ answer ─▶ response
+//! prompt ─▶ request ─▶ template ─▶ vocabulary ─▶ scheduler (blocks) ─▶ executor  run
+//! executor: processor ─▶ model (attention, rope, matrix ─▶ kernel, int8, simd)        on the CPU
+//!           cuda                                                                     on a GPU
+//! logits ─▶ sampling ─▶ answer ─▶ response
 //! ```
 //!
 //! Decoders of the Llama family (Llama 2 and 3, Mistral, Qwen 2, 2.5 and 3, `SmolLM2`) run on the
-//! CPU, many prompts at once, by continuous batching over a paged KV cache. What a prompt yields
-//! depends on the prompt, its parameters and its seed only: not on what runs beside it, on how its
-//! parts fall into steps, on what the cache already holds, or on the processor's kind.
+//! CPU or, where the job asks for it, on an NVIDIA GPU ([`cuda`]), many prompts at once, by continuous
+//! batching over a paged KV cache. What a prompt yields on the CPU depends on the prompt, its parameters
+//! and its seed only: not on what runs beside it, on how its parts fall into steps, on what the cache
+//! already holds, or on the processor's kind.
 
 mod answer;
 mod attention;
 mod blocks;
 mod config;
+mod cuda;
+mod executor;
 mod fields;
 mod folder;
 mod gguf;
@@ -28,6 +33,7 @@ mod matrix;
 mod memory;
 mod model;
 mod model_files;
+mod processor;
 mod quantised;
 mod random;
 mod request;

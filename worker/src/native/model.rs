@@ -306,27 +306,36 @@ fn add(values: &mut [f32], bias: Option<&[f32]>) {
 }
 
 /// The tensors of one layer.
-struct Names<'a> {
-    tensors: &'a Tensors,
-    prefix: String,
+pub(super) struct Names<'a> {
+    /// All tensors.
+    pub(super) tensors: &'a Tensors,
+    /// What the names of the layer's begin with.
+    pub(super) prefix: String,
 }
 
 impl Names<'_> {
-    fn find(&self, name: &str) -> Result<&super::tensor::Tensor, EngineError> {
+    /// One that must be there.
+    pub(super) fn find(&self, name: &str) -> Result<&super::tensor::Tensor, EngineError> {
         find(self.tensors, &format!("{}{name}", self.prefix))
     }
 
-    fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>, EngineError> {
+    /// The numbers of a vector that must be there.
+    pub(super) fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>, EngineError> {
         self.find(name)?.expect(&[length])?.values()
     }
 
-    fn optional(&self, name: &str, length: usize) -> Result<Option<Vec<f32>>, EngineError> {
+    /// The numbers of a vector that may be there.
+    pub(super) fn optional(
+        &self,
+        name: &str,
+        length: usize,
+    ) -> Result<Option<Vec<f32>>, EngineError> {
         let present = self.tensors.contains_key(&format!("{}{name}", self.prefix));
         present.then(|| self.vector(name, length)).transpose()
     }
 
     /// The biases of queries, keys and values together.
-    fn biases(&self, config: &Config) -> Result<Option<Vec<f32>>, EngineError> {
+    pub(super) fn biases(&self, config: &Config) -> Result<Option<Vec<f32>>, EngineError> {
         let (q, kv) = (config.query_width(), config.kv_width());
         let mut all = Vec::new();
         for (name, length) in [("q", q), ("k", kv), ("v", kv)] {
@@ -338,7 +347,8 @@ impl Names<'_> {
         Ok(all.iter().any(|bias| *bias != 0.0).then_some(all))
     }
 
-    fn bytes(&self) -> u64 {
+    /// Bytes of the layer's tensors.
+    pub(super) fn bytes(&self) -> u64 {
         let own = self.tensors.iter().filter(|(name, _)| name.starts_with(&self.prefix));
         own.map(|(_, tensor)| tensor.bytes()).sum()
     }

@@ -3,16 +3,14 @@
 use super::{
     answer::{Answer, Finish},
     blocks::Blocks,
-    kv_cache::{Cache, KvNumber},
-    matrix::Panels,
-    model::Workspace,
+    executor::{Executor, Given},
     random::mix,
     request::{self, Input, Request},
     response::{self, Facts},
     scheduler::{Bounds, Scheduler, SequenceId},
     setup::Native,
 };
-use crate::engine::{ANSWER_TOKENS, Next, Outlet, Prompts};
+use crate::engine::{ANSWER_TOKENS, EngineError, Next, Outlet, Prompts};
 use rayon::prelude::*;
 use std::{collections::HashMap, sync::Arc};
 use wire::{Completion, Failure, Outcome, Prompt};
@@ -34,29 +32,30 @@ struct Open {
 }
 
 /// Everything that changes while the engine works.
-struct Work<'a, N> {
+struct Work<'a> {
     native: &'a Native,
+    executor: &'a mut dyn Executor,
     outlet: &'a Outlet,
     scheduler: Scheduler,
-    cache: Cache<N>,
-    workspace: Workspace,
-    logits: Panels,
     /// By their prompt's position in the input.
     open: HashMap<u64, Open>,
     /// Answers under way, and the prompts that they are for.
     answers: HashMap<SequenceId, (u64, Answer)>,
 }
 
-/// Answers prompts until there are no more, with keys and values kept as `N`.
-pub(super) fn run<N: KvNumber>(native: &Native, mut prompts: Prompts, outlet: &Outlet) {
+/// Answers prompts until there are no more.
+pub(super) fn run(
+    native: &Native,
+    executor: &mut dyn Executor,
+    mut prompts: Prompts,
+    outlet: &Outlet,
+) -> Result<(), EngineError> {
     let bounds = Bounds { sequences: native.batch, tokens: native.step_tokens };
     let mut work = Work {
         native,
+        executor,
         outlet,
         scheduler: Scheduler::new(bounds, Blocks::new(native.blocks, native.sharing)),
-        cache: Cache::<N>::new(native.model.config(), native.blocks),
-        workspace: Workspace::default(),
-        logits: Panels::default(),
         open: HashMap::new(),
         answers: HashMap::new(),
     };
@@ -75,15 +74,15 @@ pub(super) fn run<N: KvNumber>(native: &Native, mut prompts: Prompts, outlet: &O
         if taken.is_empty() && work.scheduler.is_idle() {
             match prompts.wait() {
                 Some(prompt) => taken.push(prompt),
-                None => return,
+                None => return Ok(()),
             }
         }
         work.begin(taken);
-        work.step();
+        work.step()?;
     }
 }
 
-impl<N: KvNumber> Work<'_, N> {
+impl Work<'_> {
     fn begin(&mut self, prompts: Vec<Prompt>) {
         let native = self.native;
         let prepared: Vec<_> = prompts
@@ -114,28 +113,34 @@ impl<N: KvNumber> Work<'_, N> {
         self.open.insert(index, open);
     }
 
-    fn step(&mut self) {
+    fn step(&mut self) -> Result<(), EngineError> {
         let step = self.scheduler.plan();
         if step.batch.tokens.is_empty() {
-            return;
+            return Ok(());
         }
-        let Self { native, cache, workspace, logits, .. } = self;
-        native.model.step(&step.batch, cache, workspace, logits);
-        let vocabulary = native.model.config().vocabulary;
         let answers: Vec<_> = step
             .wanted
             .iter()
             .map(|id| (*id, self.answers.remove(id).expect("each sequence has an answer")))
             .collect();
-        let logits = &*logits;
+        let Self { native, executor, .. } = self;
+        let choice = |(_, (_, answer)): &(_, (_, Answer))| answer.choice(&native.vocabulary);
+        let choices: Vec<_> = answers.iter().map(choice).collect();
+        executor.step(&step.batch, &choices)?;
+        let vocabulary = executor.config().vocabulary;
+        let executor = &**executor;
         let advanced: Vec<_> = answers
             .into_par_iter()
             .enumerate()
             .map_init(
                 || vec![0.0; vocabulary],
                 |row_logits, (row, (id, (index, mut answer)))| {
-                    logits.copy(row, 0..vocabulary, row_logits);
-                    let result = answer.advance(row_logits, &native.vocabulary);
+                    let result = match executor.given(row, row_logits) {
+                        Given::Logits => answer.advance(row_logits, &native.vocabulary),
+                        Given::Token(token) => {
+                            token.map(|token| answer.accept(token, &native.vocabulary))
+                        }
+                    };
                     (id, index, answer, result)
                 },
             )
@@ -154,6 +159,7 @@ impl<N: KvNumber> Work<'_, N> {
                 None => self.give_up(index),
             }
         }
+        Ok(())
     }
 
     fn finish(&mut self, id: SequenceId, index: u64, answer: Answer, finish: Finish) {
@@ -215,7 +221,7 @@ fn prepare(native: &Native, prompt: &Prompt) -> Result<Prepared, (Failure, Strin
         Input::Text(text) => vocabulary.encode(text, true).map_err(bad)?,
         Input::Tokens(tokens) => tokens.clone(),
     };
-    let size = native.model.config().vocabulary;
+    let size = native.vocabulary_size;
     if let Some(token) = tokens.iter().find(|token| size <= **token as usize) {
         return Err(bad(format!("the prompt has the token {token}, and the model only {size}")));
     }

@@ -4,6 +4,7 @@
 //! one draw. Equal logits rank by token, so the same logits give the same token everywhere.
 
 use super::{
+    executor::Choice,
     random::uniform,
     simd::{Loop, vectorized},
 };
@@ -92,6 +93,20 @@ impl Sampling {
             return best(logits);
         }
         draw(&self.candidates(logits), uniform(self.seed, position as u64))
+    }
+
+    /// How the answer's token at `position` is chosen, where nothing but the logits counts.
+    pub(super) fn choice(&self, position: usize) -> Option<Choice> {
+        let is_plain = self.biases.is_empty()
+            && !self.is_repetition_penalised()
+            && !self.is_answer_penalised();
+        is_plain.then(|| Choice {
+            temperature: self.temperature,
+            top_p: self.top_p,
+            top_k: self.top_k,
+            min_p: self.min_p,
+            uniform: uniform(self.seed, position as u64),
+        })
     }
 
     fn is_repetition_penalised(&self) -> bool {

@@ -1,13 +1,16 @@
 //! Bringing the engine up.
 
 use super::{
-    kv_cache::{BLOCK, Cache, HalfBits},
+    cuda,
+    executor::Executor,
+    kv_cache::{BLOCK, HalfBits},
     matrix::Kept,
-    memory,
     model::Model,
     model_files::ModelFiles,
+    processor::Processor,
     request::Defaults,
     run,
+    scheduler::Bounds,
     template::Template,
     vocabulary::Vocabulary,
 };
@@ -15,26 +18,32 @@ use crate::engine::{Engine, EngineError, Outlet, Prompts};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use serde_json::{Map, Value};
 use std::path::Path;
-use wire::{EngineFacts, Job, Precision};
+use wire::{Device, EngineFacts, Job, Precision};
 
-/// Prompts decoded at once where the job doesn't say.
-const BATCH: usize = 64;
+/// How much is done at once where the job doesn't say.
+#[derive(Clone, Copy, Debug)]
+struct Usual {
+    /// Prompts decoded.
+    batch: usize,
+    /// Tokens in a step: enough to keep the products busy, and few enough that answers under way don't
+    /// wait long.
+    step_tokens: usize,
+}
 
-/// Tokens in a step: enough to keep the products busy, and few enough that answers under way
-/// don't wait long.
-const STEP_TOKENS: usize = 512;
+const ON_CPU: Usual = Usual { batch: 64, step_tokens: 512 };
 
-/// The part of the free memory that the KV cache may take where the job doesn't say: one in this.
-const KV_SHARE: u64 = 2;
+/// A step has room for a prompt's 1,000 tokens and more beside the answers.
+const ON_GPU: Usual = Usual { batch: 512, step_tokens: 4096 };
 
 /// Bytes of the KV cache where neither the job nor the system says anything.
 const KV_BYTES: u64 = 1 << 30;
 
-/// The engine, loaded.
+/// What answering goes by.
 #[derive(Debug)]
 pub(super) struct Native {
-    pub(super) model: Model,
     pub(super) vocabulary: Vocabulary,
+    /// Tokens that the model knows.
+    pub(super) vocabulary_size: usize,
     pub(super) template: Option<Template>,
     pub(super) defaults: Defaults,
     /// The model's name in responses.
@@ -47,10 +56,15 @@ pub(super) struct Native {
     pub(super) step_tokens: usize,
     /// Blocks of the KV cache.
     pub(super) blocks: usize,
-    /// Whether keys and values are kept as 32 bits and not as 16.
-    wide_kv: bool,
     /// Whether prompts that begin alike share their blocks.
     pub(super) sharing: bool,
+}
+
+/// The engine, loaded.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    native: Native,
+    executor: Box<dyn Executor>,
     pool: ThreadPool,
     facts: EngineFacts,
 }
@@ -61,19 +75,23 @@ pub(super) struct Native {
 /// 4 bits stay so and multiply activations of 8 bits, unless the job says what it wants; others are
 /// kept as 32-bit floats. Keys and values are kept as 16-bit floats, unless the job wants 32. Without bounds in the job, 64 prompts
 /// are decoded at once, by all processors, and the KV cache takes at most half of the memory that
-/// is free once the weights are in it, and never more than those prompts can fill.
+/// is free once the weights are in it, and never more than those prompts can fill. Where the job asks
+/// for CUDA, the machine's first GPU computes in 16 bits; 512 prompts are decoded at once, and the KV
+/// cache may take nearly all of the GPU's memory that is left.
 pub fn load(
     path: &Path,
     job: &Job,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Box<dyn Engine>, EngineError> {
-    Ok(Box::new(Native::load(path, job, progress)?))
+    Ok(Box::new(Loaded::load(path, job, &cuda::open, progress)?))
 }
 
-impl Native {
-    fn load(
+impl Loaded {
+    /// `open` opens the GPU, where the job asks for one.
+    pub(super) fn load(
         path: &Path,
         job: &Job,
+        open: cuda::Open<'_>,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Self, EngineError> {
         let threads = job.limits.threads.map_or(0, |threads| threads as usize);
@@ -91,26 +109,32 @@ impl Native {
         let job_defaults = parse_defaults(&job.defaults)?;
         let ModelFiles { config, tensors, vocabulary, template, generation } =
             ModelFiles::open(path)?;
-        let model =
-            load_on(&pool, progress, |progress| Model::load(config, &tensors, kept, progress))?;
+        let (threads, on_gpu) =
+            (pool.current_num_threads(), job.limits.device == Some(Device::Cuda));
+        let usual = if on_gpu { ON_GPU } else { ON_CPU };
+        let batch = job.limits.batch.map_or(usual.batch, |batch| batch as usize).max(1);
+        let step_tokens = usual.step_tokens.max(2 * batch);
+        let mut executor: Box<dyn Executor> = load_on(&pool, progress, |progress| {
+            if on_gpu {
+                let bounds = Bounds { sequences: batch, tokens: step_tokens };
+                return cuda::load(config, &tensors, job.precision, bounds, open, progress);
+            }
+            let model = Model::load(config, &tensors, kept, progress)?;
+            // Who asks for 32 bits wants them throughout.
+            Ok(if kept == Kept::F32 {
+                Box::new(Processor::<f32>::new(model, threads)) as Box<dyn Executor>
+            } else {
+                Box::new(Processor::<HalfBits>::new(model, threads))
+            })
+        })?;
         drop(tensors);
-        let config = model.config();
+        let config = executor.config();
+        let vocabulary_size = config.vocabulary;
         let context = job.limits.context.map_or(config.context, |context| context as usize);
         let context = context.min(config.context);
-        let batch = job.limits.batch.map_or(BATCH, |batch| batch as usize).max(1);
-        // Who asks for 32 bits wants them throughout.
-        let wide_kv = kept == Kept::F32;
-        let block_bytes = if wide_kv {
-            Cache::<f32>::block_bytes(config)
-        } else {
-            Cache::<HalfBits>::block_bytes(config)
-        };
+        let block_bytes = executor.block_bytes();
         let useful = (batch * (context.div_ceil(BLOCK) + 1)) as u64;
-        let kv_bytes = job
-            .limits
-            .kv_bytes
-            .or_else(|| memory::available().map(|bytes| bytes / KV_SHARE))
-            .unwrap_or(KV_BYTES);
+        let kv_bytes = job.limits.kv_bytes.or(executor.room()?).unwrap_or(KV_BYTES);
         let blocks = usize::try_from((kv_bytes / block_bytes).min(useful)).unwrap_or(usize::MAX);
         if blocks == 0 {
             return Err(EngineError(format!(
@@ -121,20 +145,18 @@ impl Native {
         // One that fills the whole cache can still be answered alone.
         let context = context.min(blocks * BLOCK);
         let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-        let kind = model.kind();
-        let threads = pool.current_num_threads();
-        let plural = if threads == 1 { "" } else { "s" };
+        pool.install(|| executor.keep(blocks))?;
         let facts = EngineFacts {
-            name: format!("native, CPU, {threads} thread{plural}, {kind}"),
+            name: format!("native, {}", executor.kind()),
             context: number(context),
             batch: number(batch),
-            weight_bytes: model.bytes(),
+            weight_bytes: executor.weight_bytes(),
             kv_bytes: blocks as u64 * block_bytes,
         };
         let has_template = template.is_some();
-        Ok(Self {
-            model,
+        let native = Native {
             vocabulary,
+            vocabulary_size,
             template,
             defaults: Defaults {
                 job: job_defaults,
@@ -145,13 +167,11 @@ impl Native {
             name: job.model.name.clone(),
             context,
             batch,
-            step_tokens: STEP_TOKENS.max(2 * batch),
+            step_tokens,
             blocks,
-            wide_kv,
             sharing: true,
-            pool,
-            facts,
-        })
+        };
+        Ok(Self { native, executor, pool, facts })
     }
 }
 
@@ -178,20 +198,14 @@ fn load_on<R: Send>(
     })
 }
 
-impl Engine for Native {
+impl Engine for Loaded {
     fn facts(&self) -> EngineFacts {
         self.facts.clone()
     }
 
     fn run(self: Box<Self>, prompts: Prompts, outlet: Outlet) -> Result<(), EngineError> {
-        self.pool.install(|| {
-            if self.wide_kv {
-                run::run::<f32>(&self, prompts, &outlet);
-            } else {
-                run::run::<HalfBits>(&self, prompts, &outlet);
-            }
-        });
-        Ok(())
+        let Self { native, mut executor, pool, .. } = *self;
+        pool.install(|| run::run(&native, &mut *executor, prompts, &outlet))
     }
 }
 

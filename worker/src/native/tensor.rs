@@ -71,6 +71,17 @@ impl Tensor {
         self.raw(self.paired.map_or(row, |head| unpaired(row, head)), self.width())
     }
 
+    /// Reads rows as the file has them, where they stand in the file's order and in `format`.
+    pub(super) fn raw_rows(
+        &self,
+        format: GgmlDType,
+        first: usize,
+        count: usize,
+    ) -> Option<Result<Vec<u8>, EngineError>> {
+        let is_plain = self.format == format && self.paired.is_none();
+        is_plain.then(|| self.raw(first, count * self.width()))
+    }
+
     fn raw(&self, first: usize, count: usize) -> Result<Vec<u8>, EngineError> {
         let bytes_of = |count: usize| count / self.format.block_size() * self.format.type_size();
         let mut bytes = vec![0; bytes_of(count)];

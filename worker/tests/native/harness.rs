@@ -79,15 +79,17 @@ pub(crate) fn text(response: &Value) -> &str {
 pub(crate) fn provided(variable: &str, test: &str) -> Option<PathBuf> {
     let path = std::env::var_os(variable).map(PathBuf::from);
     if path.is_none() {
-        skipped(test, variable);
+        skipped(test, &format!("{variable} isn't set"));
     }
     path
 }
 
+/// Says which test is skipped, and why.
 #[expect(clippy::print_stderr, reason = "a skipped test says so to whoever reads the run")]
-fn skipped(test: &str, variable: &str) {
-    eprintln!("{test}: skipped, {variable} isn't set");
+pub(crate) fn skipped(test: &str, why: &str) {
+    eprintln!("{test}: skipped, {why}");
 }
+
 /// A job with some bounds.
 pub(crate) fn bounded(batch: u32, kv_bytes: Option<u64>) -> Job {
     Job { limits: Limits { batch: Some(batch), kv_bytes, ..Limits::default() }, ..job() }

@@ -1,0 +1,439 @@
+//! A real GPU, through CUDA's libraries.
+//!
+//! The only file with unsafe code: it calls C. What it is asked it checks first, so that nobody else can
+//! make a call that reaches beyond memory that was allocated; what kernels do with what they are given is
+//! the kernels' own affair, and happens in the GPU's memory.
+#![expect(unsafe_code, reason = "CUDA's libraries are C, and here is where they are called")]
+
+use super::{
+    device::{Argument, Device, Half, KERNELS, Launch, Memory, Product, Shape},
+    libraries::{self, Libraries},
+};
+use crate::engine::EngineError;
+use cudarc::{
+    cublaslt::{result as lt, sys as lt_sys},
+    driver::{CudaContext, CudaFunction, CudaModule, CudaStream, DriverError, result, sys},
+    nvrtc::{Ptx, result as nvrtc, sys as nvrtc_sys},
+};
+use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+use std::{
+    collections::{BTreeMap, HashMap},
+    ffi::{CString, c_void},
+    fmt,
+    path::Path,
+    ptr,
+    sync::Arc,
+};
+
+/// The kernels' source, with the compiler told where each file begins.
+const SOURCE: &str =
+    concat!(include_str!("kernels.cu"), "\n#line 1 \"choosing.cu\"\n", include_str!("choosing.cu"));
+
+/// Memory that products may take for sums: what NVIDIA recommends for Hopper.
+const WORKSPACE: usize = 32 << 20;
+
+/// The oldest kind of card whose tensor cores multiply both kinds of 16-bit numbers.
+const OLDEST: (i32, i32) = (8, 0);
+
+/// A GPU.
+pub(super) struct Driver {
+    name: String,
+    half: Half,
+    context: Arc<CudaContext>,
+    stream: Arc<CudaStream>,
+    functions: HashMap<&'static str, CudaFunction>,
+    _module: Arc<CudaModule>,
+    products: Products,
+    workspace: Memory,
+    /// Where each piece of memory ends, by where it begins.
+    allocated: BTreeMap<u64, u64>,
+}
+
+impl fmt::Debug for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Driver").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// cuBLASLt, and what it was asked before.
+struct Products {
+    handle: lt_sys::cublasLtHandle_t,
+    known: HashMap<Sizes, Known>,
+}
+
+/// Rows, columns, depth, and whether the output is wide.
+type Sizes = (usize, usize, usize, bool);
+
+/// How products of some sizes are computed.
+struct Known {
+    product: lt_sys::cublasLtMatmulDesc_t,
+    weights: lt_sys::cublasLtMatrixLayout_t,
+    input: lt_sys::cublasLtMatrixLayout_t,
+    output: lt_sys::cublasLtMatrixLayout_t,
+    algorithm: lt_sys::cublasLtMatmulAlgo_t,
+}
+
+// SAFETY: cuBLASLt's handles may be used by any thread, and by several at once; descriptors are only read
+// once they are made.
+unsafe impl Send for Products {}
+// SAFETY: as above.
+unsafe impl Sync for Products {}
+
+impl Driver {
+    /// Opens the machine's first GPU, and compiles the kernels for it.
+    pub(super) fn open(shape: Shape) -> Result<Self, EngineError> {
+        // SAFETY: opening the driver's library runs nothing but its own start.
+        if !unsafe { sys::is_culib_present() } {
+            return Err(EngineError(
+                "there is no NVIDIA driver on this machine (libcuda.so.1 isn't found), and the job asks \
+                 for CUDA: take a machine with an NVIDIA GPU, or ask for the CPU"
+                    .to_owned(),
+            ));
+        }
+        let context = CudaContext::new(0).map_err(|error| failed("be opened", error))?;
+        let told = |error: DriverError| failed("be asked what it is", error);
+        let (major, minor) = context.compute_capability().map_err(told)?;
+        let card = context.name().map_err(told)?;
+        if (major, minor) < OLDEST {
+            return Err(EngineError(format!(
+                "the GPU is a {card}, whose kind is {major}.{minor}; the native engine needs 8.0 (Ampere) \
+                 or later: take another GPU, another engine, or ask for the CPU"
+            )));
+        }
+        let count = CudaContext::device_count().map_err(told)?;
+        let name = if count == 1 { card } else { format!("{card} (one of {count})") };
+        let Libraries { cublas_lt, nvrtc } = libraries::find(cuda_version()?)?;
+        open_library(&cublas_lt)?;
+        open_nvrtc(&nvrtc)?;
+        let options = [shape.definitions(), vec![format!("--gpu-architecture=sm_{major}{minor}")]];
+        let image = compile(&options.concat())?;
+        let module = context
+            .load_module(Ptx::from_binary(image))
+            .map_err(|error| failed("load the kernels", error))?;
+        let mut functions = HashMap::new();
+        for kernel in KERNELS {
+            let function =
+                module.load_function(kernel).map_err(|error| failed("load a kernel", error))?;
+            functions.insert(kernel, function);
+        }
+        let stream = context.new_stream().map_err(|error| failed("be given work", error))?;
+        let handle = lt::create_handle()
+            .map_err(|error| EngineError(format!("cuBLASLt can't be started: {error}")))?;
+        let mut driver = Self {
+            name,
+            half: shape.half,
+            context,
+            stream,
+            functions,
+            _module: module,
+            products: Products { handle, known: HashMap::new() },
+            workspace: Memory { address: 0, bytes: 0 },
+            allocated: BTreeMap::new(),
+        };
+        driver.workspace = driver.allocate(WORKSPACE)?;
+        Ok(driver)
+    }
+
+    /// Whether it was allocated here.
+    fn is_own(&self, memory: Memory) -> bool {
+        let end = memory.address + memory.bytes as u64;
+        let own = self.allocated.range(..=memory.address).next_back();
+        own.is_some_and(|(_, own_end)| end <= *own_end)
+    }
+
+    fn bind(&self) -> Result<(), EngineError> {
+        self.context.bind_to_thread().map_err(|error| failed("be used by a thread", error))
+    }
+}
+
+impl Device for Driver {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn free_bytes(&self) -> Result<u64, EngineError> {
+        self.bind()?;
+        let (free, _) =
+            result::mem_get_info().map_err(|error| failed("say how much memory it has", error))?;
+        Ok(free as u64)
+    }
+
+    fn allocate(&mut self, bytes: usize) -> Result<Memory, EngineError> {
+        self.bind()?;
+        // SAFETY: a call without a pointer of ours; what is in the memory is never taken for anything
+        // before it is written.
+        let address = unsafe { result::malloc_sync(bytes.max(1)) }.map_err(|error| {
+            EngineError(format!(
+                "the GPU {} has no room for {bytes} bytes more ({error}): take a smaller model, a larger \
+                 GPU, or lower the batch or the KV cache",
+                self.name
+            ))
+        })?;
+        let memory = Memory { address, bytes };
+        self.allocated.insert(address, address + bytes as u64);
+        Ok(memory)
+    }
+
+    fn write(&mut self, to: Memory, bytes: &[u8]) -> Result<(), EngineError> {
+        assert!(bytes.len() <= to.bytes && self.is_own(to), "what is written has room");
+        self.bind()?;
+        // SAFETY: the target was allocated and is long enough. The source isn't page-locked, so the driver
+        // has copied it when the call returns.
+        unsafe { result::memcpy_htod_async(to.address, bytes, self.stream.cu_stream()) }
+            .map_err(|error| failed("be written to", error))
+    }
+
+    fn read(&mut self, from: Memory, bytes: &mut [u8]) -> Result<(), EngineError> {
+        assert!(bytes.len() <= from.bytes && self.is_own(from), "what is read is there");
+        self.bind()?;
+        let failed = |error: DriverError| failed("carry out a step", error);
+        // SAFETY: the source was allocated and is long enough, and nobody looks at the target before
+        // the stream is done.
+        unsafe { result::memcpy_dtoh_async(bytes, from.address, self.stream.cu_stream()) }
+            .map_err(failed)?;
+        self.stream.synchronize().map_err(failed)
+    }
+
+    fn multiply(&mut self, product: &Product) -> Result<(), EngineError> {
+        self.bind()?;
+        let Product { weights, input, output, rows, columns, depth, is_wide } = *product;
+        let out_bytes = if is_wide { size_of::<f32>() } else { size_of::<u16>() };
+        let fits = |rows: usize| {
+            rows * depth * size_of::<u16>() <= input.bytes
+                && rows * columns * out_bytes <= output.bytes
+        };
+        // With a few rows more there are few sizes, and each is looked up once.
+        let rows = Some(rounded(rows)).filter(|rows| fits(*rows)).unwrap_or(rows);
+        let has_weights = columns * depth * size_of::<u16>() <= weights.bytes;
+        let are_own = [weights, input, output].iter().all(|memory| self.is_own(*memory));
+        assert!(fits(rows) && has_weights && are_own, "a product's matrices are there");
+        let sizes = (rows, columns, depth, is_wide);
+        let failed = |error: lt::CublasError| {
+            EngineError(format!(
+                "the GPU {} can't multiply {rows} rows by {depth} × {columns} ({error}): take another \
+                 image, whose CUDA is newer, or another engine",
+                self.name
+            ))
+        };
+        if !self.products.known.contains_key(&sizes) {
+            let known = Known::new(self.products.handle, self.half, sizes).map_err(failed)?;
+            self.products.known.insert(sizes, known);
+        }
+        let known = &self.products.known[&sizes];
+        let (one, zero) = (1.0_f32, 0.0_f32);
+        // SAFETY: the descriptors are those of the sizes, for which the matrices and the workspace were
+        // seen to be large enough; the factors are read before the call returns.
+        unsafe {
+            lt::matmul(
+                self.products.handle,
+                known.product,
+                ptr::from_ref(&one).cast(),
+                ptr::from_ref(&zero).cast(),
+                weights.address as *const c_void,
+                known.weights,
+                input.address as *const c_void,
+                known.input,
+                output.address as *const c_void,
+                known.output,
+                output.address as *mut c_void,
+                known.output,
+                &raw const known.algorithm,
+                self.workspace.address as *mut c_void,
+                self.workspace.bytes,
+                self.stream.cu_stream().cast(),
+            )
+        }
+        .map_err(failed)
+    }
+
+    fn launch(&mut self, launch: &Launch<'_>) -> Result<(), EngineError> {
+        self.bind()?;
+        let Launch { kernel, grid, threads, arguments } = *launch;
+        let function = self.functions.get(kernel).expect("all kernels were loaded");
+        let words: Vec<u64> = arguments
+            .iter()
+            .map(|argument| match argument {
+                Argument::Address(None) => 0,
+                Argument::Address(Some(memory)) => {
+                    assert!(self.is_own(*memory), "a kernel is given memory that is there");
+                    memory.address
+                }
+                Argument::Number(number) => u64::from(number.cast_unsigned()),
+                Argument::Fraction(fraction) => u64::from(fraction.to_bits()),
+            })
+            .collect();
+        let mut pointers: Vec<*mut c_void> =
+            words.iter().map(|word| ptr::from_ref(word).cast_mut().cast()).collect();
+        let [width, height] = grid.map(|blocks| u32::try_from(blocks).expect("a grid has room"));
+        let threads = u32::try_from(threads).expect("a block has up to 1024 threads");
+        // SAFETY: there are as many arguments as the kernel takes and they are of its kinds, which a test
+        // checks for each kernel; the driver has copied them when the call returns. Small numbers are at
+        // the start of their words on the little-endian machines that CUDA runs on.
+        unsafe {
+            result::launch_kernel(
+                function.cu_function(),
+                (width, height, 1),
+                (threads, 1, 1),
+                0,
+                self.stream.cu_stream(),
+                &mut pointers,
+            )
+        }
+        .map_err(|error| failed(&format!("run the kernel {kernel}"), error))
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        // A GPU that fails now has no work of ours left.
+        drop(self.bind());
+        self.stream.synchronize().unwrap_or_default();
+        for known in self.products.known.values() {
+            // SAFETY: they were made, are freed once, and no product is under way.
+            unsafe {
+                lt::destroy_matmul_desc(known.product).unwrap_or_default();
+                for layout in [known.weights, known.input, known.output] {
+                    lt::destroy_matrix_layout(layout).unwrap_or_default();
+                }
+            }
+        }
+        // SAFETY: as above.
+        unsafe { lt::destroy_handle(self.products.handle) }.unwrap_or_default();
+        for address in self.allocated.keys() {
+            // SAFETY: as above.
+            unsafe { result::free_sync(*address) }.unwrap_or_default();
+        }
+    }
+}
+
+impl Known {
+    /// In cuBLASLt's order of columns, our rows are columns: what is computed is the output's transpose, of
+    /// the weights, which lie as their transpose does, and of the input.
+    fn new(
+        handle: lt_sys::cublasLtHandle_t,
+        half: Half,
+        (rows, columns, depth, is_wide): Sizes,
+    ) -> Result<Self, lt::CublasError> {
+        let half = match half {
+            Half::Bf16 => lt_sys::cudaDataType_t::CUDA_R_16BF,
+            Half::F16 => lt_sys::cudaDataType_t::CUDA_R_16F,
+        };
+        let wide = lt_sys::cudaDataType_t::CUDA_R_32F;
+        let layout = |kind, height: usize, width: usize| {
+            lt::create_matrix_layout(kind, height as u64, width as u64, height.cast_signed() as i64)
+        };
+        let product =
+            lt::create_matmul_desc(lt_sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, wide)?;
+        let transposed = 1_i32;
+        // SAFETY: the attribute is an integer of 32 bits, and is copied.
+        unsafe {
+            lt::set_matmul_desc_attribute(
+                product,
+                lt_sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_TRANSA,
+                ptr::from_ref(&transposed).cast(),
+                size_of_val(&transposed),
+            )?;
+        }
+        let (weights, input) = (layout(half, depth, columns)?, layout(half, depth, rows)?);
+        let output = layout(if is_wide { wide } else { half }, columns, rows)?;
+        let preference = lt::create_matmul_pref()?;
+        // SAFETY: the attribute is a size, and is copied; all descriptors were just made.
+        let found = unsafe {
+            lt::set_matmul_pref_attribute(
+                preference,
+                lt_sys::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                ptr::from_ref(&WORKSPACE).cast(),
+                size_of_val(&WORKSPACE),
+            )?;
+            let found = lt::get_matmul_algo_heuristic(
+                handle, product, weights, input, output, output, preference,
+            );
+            lt::destroy_matmul_pref(preference)?;
+            found?
+        };
+        Ok(Self { product, weights, input, output, algorithm: found.algo })
+    }
+}
+
+/// So many rows, or a few more.
+fn rounded(rows: usize) -> usize {
+    let step = match rows {
+        ..=64 => 8,
+        65..=512 => 32,
+        _ => 128,
+    };
+    rows.next_multiple_of(step)
+}
+
+fn failed(what: &str, error: DriverError) -> EngineError {
+    EngineError(format!(
+        "the GPU can't {what} ({error}): if `nvidia-smi` fails there too, the machine is broken; take another"
+    ))
+}
+
+/// The newest version of CUDA that the driver runs.
+fn cuda_version() -> Result<u32, EngineError> {
+    let mut version = 0;
+    // SAFETY: the driver writes an integer to where there is one.
+    let asked = unsafe { sys::cuDriverGetVersion(&raw mut version) }.result();
+    asked.map_err(|error| failed("say what its driver is", error))?;
+    let major = u32::try_from(version / 1000).unwrap_or(0);
+    if major < 12 {
+        return Err(EngineError(format!(
+            "the GPU's driver runs CUDA {major}, and the native engine needs 12 or later: take a machine \
+             with a newer driver, or another engine"
+        )));
+    }
+    Ok(major)
+}
+
+/// Opens the compiler, and before it what it opens itself when it is used.
+pub(super) fn open_nvrtc(path: &Path) -> Result<(), EngineError> {
+    libraries::builtins_of(path)
+        .iter()
+        .chain([&path.to_owned()])
+        .try_for_each(|path| open_library(path))
+}
+
+/// Opens a library by its path. Who asks for it by name later gets what is open already.
+fn open_library(path: &Path) -> Result<(), EngineError> {
+    // SAFETY: a library of CUDA's runs nothing but its own start when it is opened.
+    let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL) };
+    let library = library.map_err(|error| {
+        EngineError(format!("{} can't be opened ({error}): take another image", path.display()))
+    })?;
+    // It stays open.
+    std::mem::forget(library);
+    Ok(())
+}
+
+/// Compiles the kernels to what a card runs. NVRTC must be open.
+pub(super) fn compile(options: &[String]) -> Result<Vec<u8>, EngineError> {
+    let source = CString::new(SOURCE).expect("the source has no zeros");
+    let failed = |error: nvrtc::NvrtcError, log: &str| {
+        EngineError(format!(
+            "the kernels can't be compiled for this GPU ({error}): take an image whose CUDA is newer. {log}"
+        ))
+    };
+    let program =
+        nvrtc::create_program(&source, Some(c"kernels.cu")).map_err(|error| failed(error, ""))?;
+    // SAFETY: the program was made just now and is destroyed last; the image is as long as NVRTC says.
+    unsafe {
+        let compiled = nvrtc::compile_program(program, options).map_err(|error| {
+            let log = nvrtc::get_program_log(program).unwrap_or_default();
+            let log: Vec<u8> = log.iter().map(|byte| byte.cast_unsigned()).collect();
+            failed(error, String::from_utf8_lossy(&log).trim_end_matches('\0'))
+        });
+        let image = compiled.and_then(|()| {
+            let mut bytes = 0;
+            let asked = nvrtc_sys::nvrtcGetCUBINSize(program, &raw mut bytes).result();
+            asked.map_err(|error| failed(error, ""))?;
+            let mut image = vec![0_u8; bytes];
+            let got = nvrtc_sys::nvrtcGetCUBIN(program, image.as_mut_ptr().cast()).result();
+            got.map_err(|error| failed(error, "")).map(|()| image)
+        });
+        // A program that can't be freed is a few bytes lost.
+        nvrtc::destroy_program(program).unwrap_or_default();
+        image
+    }
+}

@@ -1,0 +1,74 @@
+//! The model on an NVIDIA GPU.
+//!
+//! ```text
+//! libraries ─▶ driver ─▶ device ◀─ weights
+//!    *.cu ──┘              ▲
+//! batch ─▶ plan ─▶ model ──┘ ─▶ tokens, or logits
+//! ```
+//!
+//! Whoever builds the worker needs nothing of CUDA: its libraries are opened when a job asks for a GPU
+//! ([`libraries`], [`driver`]). Products are cuBLASLt's, in 16 bits with sums in 32. The rest is
+//! `kernels.cu` and `choosing.cu`, compiled for the model and the card when the engine comes up. Everything above
+//! [`device`] runs on any machine, against a GPU that the tests emulate.
+//!
+//! Unlike on the CPU, what a prompt yields may differ in its last bits with what runs beside it: which
+//! kernel multiplies depends on how many rows there are.
+
+mod device;
+mod driver;
+#[cfg(test)]
+mod emulated;
+mod libraries;
+mod model;
+mod plan;
+#[cfg(test)]
+mod tests;
+mod weights;
+
+use self::{
+    device::{Device, Half, Shape},
+    model::Gpu,
+    weights::Weights,
+};
+use super::{config::Config, executor::Executor, scheduler::Bounds, tensor::Tensors};
+use crate::engine::EngineError;
+use candle_core::quantized::GgmlDType;
+use wire::Precision;
+
+/// Opens a GPU for a shape of model.
+pub(super) type Open<'a> = &'a (dyn Fn(Shape) -> Result<Box<dyn Device>, EngineError> + Sync);
+
+/// Opens the machine's first GPU.
+pub(super) fn open(shape: Shape) -> Result<Box<dyn Device>, EngineError> {
+    Ok(Box::new(driver::Driver::open(shape)?))
+}
+
+/// Loads a model onto a GPU.
+pub(super) fn load(
+    config: Config,
+    tensors: &Tensors,
+    precision: Option<Precision>,
+    bounds: Bounds,
+    open: Open<'_>,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Box<dyn Executor>, EngineError> {
+    let half = half_for(tensors, precision)?;
+    let shape = Shape { head_dim: config.head_dim, group: config.group(), half };
+    let mut device = open(shape)?;
+    let weights = Weights::load(&mut *device, &config, tensors, half, progress)?;
+    Ok(Box::new(Gpu::new(device, config, shape, weights, bounds)?))
+}
+
+fn half_for(tensors: &Tensors, precision: Option<Precision>) -> Result<Half, EngineError> {
+    let is_f16 = |tensor: &super::tensor::Tensor| tensor.format == GgmlDType::F16;
+    match precision {
+        Some(Precision::F16) => Ok(Half::F16),
+        Some(Precision::F32) => Err(EngineError(
+            "on a GPU the native engine computes in bf16 or f16, and f32 is asked for: ask for one of \
+             those, or for the CPU"
+                .to_owned(),
+        )),
+        None if tensors.get("model.embed_tokens.weight").is_some_and(is_f16) => Ok(Half::F16),
+        None | Some(Precision::Bf16) => Ok(Half::Bf16),
+    }
+}

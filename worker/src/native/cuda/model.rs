@@ -1,0 +1,438 @@
+//! One step of the model over a ragged batch, on a GPU.
+
+use super::{
+    device::{Argument, Device, Half, Launch, Memory, Product, Shape},
+    plan::{self, Attention, PARTS, TILE},
+    weights::{Layer, Weights},
+};
+use crate::{
+    engine::EngineError,
+    native::{
+        config::Config,
+        executor::{Choice, Executor, Given},
+        kv_cache::BLOCK,
+        model::Batch,
+        scheduler::Bounds,
+    },
+};
+
+/// Bytes of a number in the residual stream, of a logit and of a whole number.
+const WORD: usize = 4;
+
+/// Bytes of a weight, an activation, a key or a value.
+const HALF: usize = 2;
+
+/// Threads of a block that goes over a row.
+const THREADS: usize = 256;
+
+/// Warps of a block where each has work of its own, as `kernels.cu` has it for attention.
+const WARPS: usize = 4;
+
+/// Words that say how a row's token is chosen, as `choosing.cu` has it.
+const CHOICE_WORDS: usize = 6;
+
+/// 2⁶⁴. A draw has 53 bits, so its product with this is exact.
+const DRAWS: f64 = 18_446_744_073_709_551_616.0;
+
+/// Of 16, how much of the memory that is left keys and values may take. Products take some for themselves
+/// when they are first used.
+const KV_SHARE: u64 = 15;
+
+/// A model in a GPU's memory.
+#[derive(Debug)]
+pub(super) struct Gpu {
+    pub(super) device: Box<dyn Device>,
+    config: Config,
+    shape: Shape,
+    weights: Weights,
+    pub(super) buffers: Buffers,
+    /// Keys and values of each layer.
+    cache: Vec<(Memory, Memory)>,
+    given: Vec<Result<Option<u32>, Vec<f32>>>,
+}
+
+/// What a step works in.
+#[derive(Debug)]
+pub(super) struct Buffers {
+    bounds: Bounds,
+    /// What the host tells a step.
+    told: Memory,
+    pub(super) residual: Memory,
+    pub(super) normed: Memory,
+    pub(super) product: Memory,
+    angles: Memory,
+    queries: Memory,
+    pub(super) attended: Memory,
+    gated: Memory,
+    parts: Memory,
+    part_sums: Memory,
+    pub(super) logits: Memory,
+    tokens: Memory,
+}
+
+/// What a step is told, in the GPU's memory.
+#[derive(Debug)]
+pub(super) struct Told {
+    tokens: Memory,
+    positions: Memory,
+    slots: Memory,
+    tables: Memory,
+    wanted: Memory,
+    choices: Memory,
+    /// For layers that see everything, and for those with a window.
+    attention: [(Attention, Memory, Memory); 2],
+}
+
+impl Gpu {
+    /// A model for steps within bounds.
+    pub(super) fn new(
+        mut device: Box<dyn Device>,
+        config: Config,
+        shape: Shape,
+        weights: Weights,
+        bounds: Bounds,
+    ) -> Result<Self, EngineError> {
+        let buffers = Buffers::new(&mut *device, &config, shape, bounds)?;
+        Ok(Self { device, config, shape, weights, buffers, cache: Vec::new(), given: Vec::new() })
+    }
+
+    /// Tells what a step is about.
+    pub(super) fn tell(
+        &mut self,
+        batch: &Batch,
+        choices: &[Option<Choice>],
+    ) -> Result<Told, EngineError> {
+        let rows = plan::rows(batch);
+        let mut words = Words::default();
+        let tokens = words.add(batch.tokens.iter().map(|token| token.cast_signed()));
+        let positions = words.add(rows.positions);
+        let slots = words.add(rows.slots);
+        let tables = words.add(rows.tables);
+        let wanted = words.add(batch.wanted.iter().map(|row| signed(*row)));
+        let choices = words.add(choices.iter().flat_map(|choice| choice_words(*choice)));
+        // Without windows there is nothing to plan for layers that have one.
+        let windows = [Some(None), self.config.window.map(|(window, _)| Some(window))];
+        let attention = windows.map(|window| {
+            let plan = |window| plan::attention(batch, self.shape, window);
+            let attention = window.map(plan).unwrap_or_default();
+            let tasks = words.add(attention.tasks.iter().flatten().copied());
+            let merges = words.add(attention.merges.iter().flatten().copied());
+            (attention, tasks, merges)
+        });
+        if self.buffers.told.bytes < words.bytes.len() {
+            // It grows with the length of prompts, which has no bound but the cache.
+            self.buffers.told = self.device.allocate(2 * words.bytes.len())?;
+        }
+        let told = self.buffers.told;
+        self.device.write(told, &words.bytes)?;
+        let at = |range: std::ops::Range<usize>| told.part(range.start, range.len());
+        Ok(Told {
+            tokens: at(tokens),
+            positions: at(positions),
+            slots: at(slots),
+            tables: at(tables),
+            wanted: at(wanted),
+            choices: at(choices),
+            attention: attention.map(|(plan, tasks, merges)| (plan, at(tasks), at(merges))),
+        })
+    }
+
+    fn run(
+        &mut self,
+        kernel: &'static str,
+        grid: [usize; 2],
+        threads: usize,
+        arguments: &[Argument],
+    ) -> Result<(), EngineError> {
+        self.device.launch(&Launch { kernel, grid, threads, arguments })
+    }
+
+    fn multiply(
+        &mut self,
+        weights: Memory,
+        input: Memory,
+        rows: usize,
+        [columns, depth]: [usize; 2],
+    ) -> Result<(), EngineError> {
+        let (output, is_wide) = (self.buffers.product, false);
+        self.device.multiply(&Product { weights, input, output, rows, columns, depth, is_wide })
+    }
+
+    /// Adds the last product and a bias to the residual stream, and normalises it.
+    pub(super) fn normalise(
+        &mut self,
+        product: Option<Memory>,
+        bias: Option<Memory>,
+        weights: Memory,
+        rows: Option<Memory>,
+        count: usize,
+    ) -> Result<(), EngineError> {
+        let Buffers { residual, normed, .. } = self.buffers;
+        let arguments = [
+            residual.into(),
+            product.into(),
+            bias.into(),
+            weights.into(),
+            rows.into(),
+            normed.into(),
+            self.config.hidden.into(),
+            self.config.epsilon.into(),
+        ];
+        self.run("add_and_normalise", [count, 1], THREADS, &arguments)
+    }
+
+    /// Finds the angles of all rows' positions.
+    pub(super) fn find_angles(&mut self, rows: usize, told: &Told) -> Result<(), EngineError> {
+        let threads = (self.config.head_dim / 2).next_multiple_of(32);
+        let (frequencies, angles) = (self.weights.frequencies, self.buffers.angles);
+        let arguments = [told.positions.into(), frequencies.into(), angles.into()];
+        self.run("find_angles", [rows, 1], threads, &arguments)
+    }
+
+    fn layer(&mut self, index: usize, rows: usize, told: &Told) -> Result<(), EngineError> {
+        let Layer { attention_norm, qkv, output, output_bias, mlp_norm, gate_up, down, .. } =
+            self.weights.layers[index];
+        let Config { hidden, intermediate, .. } = self.config;
+        let Buffers { normed, product, attended, gated, .. } = self.buffers;
+        let (width, kv_width) = (self.config.query_width(), self.config.kv_width());
+        let before = (0 < index).then_some(product);
+        self.normalise(before, None, attention_norm, None, rows)?;
+        self.multiply(qkv, normed, rows, [width + 2 * kv_width, hidden])?;
+        self.attend(index, rows, told)?;
+        self.multiply(output, attended, rows, [hidden, width])?;
+        self.normalise(Some(product), output_bias, mlp_norm, None, rows)?;
+        self.multiply(gate_up, normed, rows, [2 * intermediate, hidden])?;
+        let arguments = [product.into(), gated.into(), intermediate.into()];
+        self.run("gate", [rows, 1], THREADS, &arguments)?;
+        self.multiply(down, gated, rows, [hidden, intermediate])
+    }
+
+    /// Makes queries, keys and values of the last product, keeps keys and values, and attends.
+    pub(super) fn attend(
+        &mut self,
+        index: usize,
+        rows: usize,
+        told: &Told,
+    ) -> Result<(), EngineError> {
+        let Buffers { product, angles, queries, attended, parts, part_sums, .. } = self.buffers;
+        let Layer { qkv_bias, query_norm, key_norm, .. } = self.weights.layers[index];
+        let (keys, values) = self.cache[index];
+        let Config { heads, kv_heads, head_dim, epsilon, .. } = self.config;
+        // Softmax goes by powers of 2.
+        let scale = std::f32::consts::LOG2_E / (head_dim as f32).sqrt();
+        let arguments = [
+            product.into(),
+            qkv_bias.into(),
+            query_norm.into(),
+            key_norm.into(),
+            angles.into(),
+            told.slots.into(),
+            queries.into(),
+            keys.into(),
+            values.into(),
+            kv_heads.into(),
+            epsilon.into(),
+            scale.into(),
+        ];
+        let grid = [rows, (heads + 2 * kv_heads).div_ceil(WARPS)];
+        self.run("turn_and_keep", grid, WARPS * 32, &arguments)?;
+        let window = self.config.window_of(index);
+        let (plan, tasks, merges) = &told.attention[usize::from(window.is_some())];
+        let window = window.and_then(|window| i32::try_from(window).ok()).unwrap_or(i32::MAX);
+        let arguments = [
+            queries.into(),
+            keys.into(),
+            values.into(),
+            told.tables.into(),
+            (*tasks).into(),
+            plan.tasks.len().into(),
+            attended.into(),
+            parts.into(),
+            part_sums.into(),
+            kv_heads.into(),
+            Argument::Number(window),
+        ];
+        self.run("attend", [plan.tasks.len().div_ceil(WARPS), kv_heads], WARPS * 32, &arguments)?;
+        if plan.merges.is_empty() {
+            return Ok(());
+        }
+        let arguments =
+            [(*merges).into(), parts.into(), part_sums.into(), attended.into(), kv_heads.into()];
+        self.run("merge", [plan.merges.len(), heads], head_dim.next_multiple_of(32), &arguments)
+    }
+
+    /// Chooses tokens where they are chosen here, and brings tokens and other logits to the host.
+    pub(super) fn choose(
+        &mut self,
+        told: &Told,
+        choices: &[Option<Choice>],
+    ) -> Result<(), EngineError> {
+        let Buffers { logits, tokens, .. } = self.buffers;
+        let (rows, vocabulary) = (choices.len(), self.config.vocabulary);
+        let mut chosen = vec![0; rows * WORD];
+        if choices.iter().any(Option::is_some) {
+            let arguments = [logits.into(), told.choices.into(), tokens.into(), vocabulary.into()];
+            self.run("choose", [rows, 1], 2 * THREADS, &arguments)?;
+            self.device.read(tokens, &mut chosen)?;
+        }
+        self.given.clear();
+        let (chosen, _) = chosen.as_chunks::<WORD>();
+        for (row, (choice, token)) in choices.iter().zip(chosen).enumerate() {
+            let given = if choice.is_some() {
+                Ok(u32::try_from(i32::from_le_bytes(*token)).ok())
+            } else {
+                let mut bytes = vec![0; vocabulary * WORD];
+                self.device.read(logits.part(row * bytes.len(), bytes.len()), &mut bytes)?;
+                let (words, _) = bytes.as_chunks::<WORD>();
+                Err(words.iter().map(|word| f32::from_le_bytes(*word)).collect())
+            };
+            self.given.push(given);
+        }
+        Ok(())
+    }
+}
+
+impl Executor for Gpu {
+    fn config(&self) -> &Config {
+        &self.config
+    }
+
+    fn kind(&self) -> String {
+        let half = match self.shape.half {
+            Half::Bf16 => "bf16",
+            Half::F16 => "f16",
+        };
+        format!("{}, {half}", self.device.name())
+    }
+
+    fn weight_bytes(&self) -> u64 {
+        self.weights.bytes
+    }
+
+    fn block_bytes(&self) -> u64 {
+        let head = 2 * self.shape.padded() * BLOCK * HALF;
+        (head * self.config.kv_heads * self.config.layers) as u64
+    }
+
+    fn room(&self) -> Result<Option<u64>, EngineError> {
+        Ok(Some(self.device.free_bytes()? / 16 * KV_SHARE))
+    }
+
+    fn keep(&mut self, blocks: usize) -> Result<(), EngineError> {
+        let bytes = blocks * self.config.kv_heads * self.shape.padded() * BLOCK * HALF;
+        for _ in 0..self.config.layers {
+            self.cache.push((self.device.allocate(bytes)?, self.device.allocate(bytes)?));
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, batch: &Batch, choices: &[Option<Choice>]) -> Result<(), EngineError> {
+        let (rows, wanted) = (batch.tokens.len(), batch.wanted.len());
+        let bounds = self.buffers.bounds;
+        assert!(rows <= bounds.tokens && wanted <= bounds.sequences, "steps keep to their bounds");
+        let told = self.tell(batch, choices)?;
+        let Buffers { residual, product, normed, logits, .. } = self.buffers;
+        let Config { hidden, vocabulary, .. } = self.config;
+        let Weights { embedding, norm, output, .. } = self.weights;
+        let arguments = [embedding.into(), told.tokens.into(), residual.into(), hidden.into()];
+        self.run("embed", [rows, 1], THREADS, &arguments)?;
+        self.find_angles(rows, &told)?;
+        for index in 0..self.config.layers {
+            self.layer(index, rows, &told)?;
+        }
+        self.given.clear();
+        if wanted == 0 {
+            return Ok(());
+        }
+        let before = (0 < self.config.layers).then_some(product);
+        self.normalise(before, None, norm, Some(told.wanted), wanted)?;
+        let (columns, depth, is_wide) = (vocabulary, hidden, true);
+        let (weights, input, output, rows) = (output, normed, logits, wanted);
+        self.device.multiply(&Product { weights, input, output, rows, columns, depth, is_wide })?;
+        self.choose(&told, choices)
+    }
+
+    fn given(&self, row: usize, logits: &mut [f32]) -> Given {
+        match &self.given[row] {
+            Ok(token) => Given::Token(*token),
+            Err(given) => {
+                logits.copy_from_slice(given);
+                Given::Logits
+            }
+        }
+    }
+}
+
+impl Buffers {
+    fn new(
+        device: &mut dyn Device,
+        config: &Config,
+        shape: Shape,
+        bounds: Bounds,
+    ) -> Result<Self, EngineError> {
+        let Config { hidden, intermediate, vocabulary, heads, kv_heads, head_dim, .. } = *config;
+        // Products may take a few rows more than there are.
+        let rows = bounds.tokens.next_multiple_of(128);
+        let sequences = bounds.sequences.next_multiple_of(128);
+        let widest =
+            (config.query_width() + 2 * config.kv_width()).max(2 * intermediate).max(hidden);
+        let parts = bounds.sequences * PARTS * kv_heads * shape.group.min(TILE);
+        let mut take = |bytes: usize| device.allocate(bytes);
+        Ok(Self {
+            bounds,
+            told: take(rows * 64 * WORD)?,
+            residual: take(rows * hidden * WORD)?,
+            normed: take(rows.max(sequences) * hidden * HALF)?,
+            product: take(rows * widest * HALF)?,
+            angles: take(rows * head_dim * WORD)?,
+            queries: take(rows * heads * shape.padded() * HALF)?,
+            attended: take(rows * config.query_width() * HALF)?,
+            gated: take(rows * intermediate * HALF)?,
+            parts: take(parts * shape.padded() * WORD)?,
+            part_sums: take(parts * 2 * WORD)?,
+            logits: take(sequences * vocabulary * WORD)?,
+            tokens: take(sequences * WORD)?,
+        })
+    }
+}
+
+/// Words one after another, each piece at an address that 16 divides.
+#[derive(Default)]
+struct Words {
+    bytes: Vec<u8>,
+}
+
+impl Words {
+    fn add(&mut self, words: impl IntoIterator<Item = i32>) -> std::ops::Range<usize> {
+        self.bytes.resize(self.bytes.len().next_multiple_of(16), 0);
+        let start = self.bytes.len();
+        self.bytes.extend(words.into_iter().flat_map(i32::to_le_bytes));
+        start..self.bytes.len()
+    }
+}
+
+fn signed(count: usize) -> i32 {
+    i32::try_from(count).expect("rows of a step fit into 31 bits")
+}
+
+/// A row without a choice is chosen for like any other, and nobody looks.
+fn choice_words(choice: Option<Choice>) -> [i32; CHOICE_WORDS] {
+    let Some(Choice { temperature, top_p, top_k, min_p, uniform }) = choice else {
+        return [0; CHOICE_WORDS];
+    };
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "from 0 to below 1"
+    )]
+    let draw = (uniform * DRAWS) as u64;
+    let [low, high] = [draw, draw >> 32].map(|half| (half & 0xffff_ffff) as u32);
+    [
+        temperature.to_bits().cast_signed(),
+        top_p.to_bits().cast_signed(),
+        min_p.to_bits().cast_signed(),
+        i32::try_from(top_k).unwrap_or(i32::MAX),
+        low.cast_signed(),
+        high.cast_signed(),
+    ]
+}

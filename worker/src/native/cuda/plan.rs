@@ -1,0 +1,155 @@
+//! From a batch to what the kernels read: pure.
+
+use super::device::Shape;
+use crate::native::{kv_cache::BLOCK, model::Batch};
+
+/// Rows of a tile of attention, as `kernels.cu` has it.
+pub(super) const TILE: usize = 16;
+
+/// Positions of a part, at least, where a context is split: as much as a warp reads while others start.
+const SPLIT: usize = 256;
+
+/// Parts of a context, at most.
+pub(super) const PARTS: usize = 32;
+
+/// A tile of attention over some positions, as `kernels.cu` has it.
+pub(super) type Task = [i32; 8];
+
+/// A token whose parts are put together, as `kernels.cu` has it.
+pub(super) type Merge = [i32; 3];
+
+/// What attention has to do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Attention {
+    /// Tiles.
+    pub(super) tasks: Vec<Task>,
+    /// Tokens with several parts.
+    pub(super) merges: Vec<Merge>,
+    /// Parts in all.
+    pub(super) parts: usize,
+}
+
+/// What a step's kernels read, whatever the layer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Rows {
+    /// Each token's position.
+    pub(super) positions: Vec<i32>,
+    /// Each token's place in the cache.
+    pub(super) slots: Vec<i32>,
+    /// The blocks of all sequences, one sequence after another.
+    pub(super) tables: Vec<i32>,
+}
+
+/// Where each token of a batch belongs.
+pub(super) fn rows(batch: &Batch) -> Rows {
+    let mut rows = Rows::default();
+    for span in &batch.spans {
+        for position in span.position..span.position + span.count {
+            let block = span.blocks[position / BLOCK] as usize;
+            rows.positions.push(number(position));
+            rows.slots.push(number(block * BLOCK + position % BLOCK));
+        }
+        rows.tables.extend(span.blocks.iter().map(|block| number(*block as usize)));
+    }
+    rows
+}
+
+/// What attention has to do for a batch. Who decodes one token splits its context, by its length only: what
+/// comes of it doesn't depend on who is beside it.
+pub(super) fn attention(batch: &Batch, shape: Shape, window: Option<usize>) -> Attention {
+    let group = shape.group;
+    let mut attention = Attention::default();
+    let mut table = 0;
+    for span in &batch.spans {
+        let rows = span.count * group;
+        let start_of =
+            |position: usize| window.map_or(0, |window| (position + 1).saturating_sub(window));
+        let mut add = |first: usize, from: usize, to: usize, part: Option<usize>| {
+            let part = part.map_or(-1, number);
+            let [row, position, rows] = [span.row, span.position, rows].map(number);
+            let [first, table, from, to] = [first, table, from, to].map(number);
+            attention.tasks.push([row, position, rows, first, table, from, to, part]);
+        };
+        let ranges = if span.count == 1 && group <= TILE {
+            parts(start_of(span.position), span.position + 1)
+        } else {
+            Vec::new()
+        };
+        if 1 < ranges.len() {
+            let part = attention.parts;
+            for (index, (from, to)) in ranges.iter().enumerate() {
+                add(0, *from, *to, Some(part + index));
+            }
+            attention.merges.push([span.row, part, ranges.len()].map(number));
+            attention.parts += ranges.len();
+        } else {
+            for first in (0..rows).step_by(TILE) {
+                let last = (first + TILE).min(rows) - 1;
+                let from = start_of(span.position + first / group);
+                add(first, from, span.position + last / group + 1, None);
+            }
+        }
+        table += span.blocks.len();
+    }
+    attention
+}
+
+/// Splits positions into parts of whole blocks.
+fn parts(from: usize, to: usize) -> Vec<(usize, usize)> {
+    let start = from / BLOCK * BLOCK;
+    let each = (to - start).div_ceil(PARTS).next_multiple_of(BLOCK).max(SPLIT);
+    let part = |at: usize| (at.max(from), (at + each).min(to));
+    (start..to).step_by(each).map(part).collect()
+}
+
+fn number(count: usize) -> i32 {
+    i32::try_from(count).expect("positions, rows and places in the cache fit into 31 bits")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::native::attention::Span;
+
+    #[test]
+    fn every_row_sees_its_past_once_and_nothing_else() {
+        let shape = |group| Shape { head_dim: 64, group, half: super::super::device::Half::Bf16 };
+        for (group, window) in [(1, None), (4, Some(40)), (7, None), (8, Some(1000)), (20, None)] {
+            let mut batch = Batch::default();
+            for (count, position) in [(1, 0), (1, 31), (5, 0), (1, 700), (40, 64), (1, 20_000)] {
+                let blocks = vec![0; (position + count) / BLOCK + 1];
+                batch.spans.push(Span { row: batch.tokens.len(), count, position, blocks });
+                batch.tokens.resize(batch.tokens.len() + count, 0);
+            }
+            let attention = attention(&batch, shape(group), window);
+            let mut seen = vec![Vec::new(); batch.tokens.len() * group];
+            for [row, position, rows, first, _, from, to, part] in &attention.tasks {
+                for at in *first..(first + number(TILE)).min(*rows) {
+                    let last = position + at / number(group);
+                    let from =
+                        window.map_or(*from, |window| (*from).max(last + 1 - number(window)));
+                    let row = row * number(group) + at;
+                    let seen = &mut seen[usize::try_from(row).expect("a row")];
+                    seen.extend(from..(*to).min(last + 1));
+                    assert_eq!(
+                        -1 < *part,
+                        attention.merges.iter().any(|merge| {
+                            merge[0] == row / number(group)
+                                && merge[1] <= *part
+                                && *part < merge[1] + merge[2]
+                        })
+                    );
+                }
+            }
+            for span in &batch.spans {
+                for row in 0..span.count * group {
+                    let last = span.position + row / group;
+                    let from = window.map_or(0, |window| (last + 1).saturating_sub(window));
+                    let wanted: Vec<i32> = (from..=last).map(number).collect();
+                    assert_eq!(seen[span.row * group + row], wanted, "{group} {window:?} {row}");
+                }
+            }
+            assert!(attention.merges.iter().all(|merge| merge[2] <= number(PARTS)));
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! Whole steps of whole models, and whole answers.
+
+#[path = "../../../../tests/native/small_model.rs"]
+mod small_model;
+
+use self::small_model::SmallModel;
+use super::{Opener, gpus};
+use crate::{
+    engine::{Engine, EngineError, Outlet, Prompts},
+    native::{
+        blocks::Blocks,
+        cuda::{self, device::Half, emulated::skipped},
+        executor::{Executor, Given},
+        matrix::Kept,
+        model::Model,
+        model_files::ModelFiles,
+        processor::Processor,
+        sampling::best,
+        scheduler::{Bounds, Scheduler},
+        setup::Loaded,
+    },
+};
+use serde_json::{Value, json};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+use tokio::sync::mpsc::{channel, unbounded_channel};
+use wire::{Device, EngineKind, Form, Job, Limits, Outcome, Precision, Prompt};
+
+const BOUNDS: Bounds = Bounds { sequences: 4, tokens: 64 };
+
+/// The same model on the processor in 32 bits, and on a GPU; None without that GPU.
+fn pair(path: &Path, half: Half, open: &Opener) -> Option<[Box<dyn Executor>; 2]> {
+    let files = ModelFiles::open(path).unwrap();
+    let silent: &mut dyn FnMut(u64, u64) = &mut |_, _| {};
+    let opened = |shape| open(shape).ok_or_else(|| EngineError("there is none".to_owned()));
+    let precision = match half {
+        Half::Bf16 => Precision::Bf16,
+        Half::F16 => Precision::F16,
+    };
+    let config = files.config.clone();
+    let gpu = cuda::load(config, &files.tensors, Some(precision), BOUNDS, &opened, silent).ok()?;
+    let model = Model::load(files.config, &files.tensors, Kept::F32, silent).unwrap();
+    Some([Box::new(Processor::<f32>::new(model, 1)), gpu])
+}
+
+/// Decodes prompts of these lengths on both, as the first one says, and returns how far the second's logits
+/// are off at most and on average, in standard deviations of the logits.
+fn difference(
+    executors: &mut [Box<dyn Executor>; 2],
+    lengths: &[usize],
+    answer: usize,
+) -> [f64; 2] {
+    let vocabulary = executors[0].config().vocabulary;
+    // Too few for all at once: some are preempted and begin again.
+    let blocks = lengths.iter().max().unwrap().div_ceil(32) + 3;
+    for executor in &mut *executors {
+        executor.keep(blocks).unwrap();
+    }
+    let mut scheduler = Scheduler::new(BOUNDS, Blocks::new(blocks, true));
+    let mut left = std::collections::HashMap::new();
+    for (seed, length) in lengths.iter().enumerate() {
+        // The first 40 tokens are the same for all, and their block is shared.
+        let token =
+            |at: usize| (at * 37 + if at < 40 { 0 } else { seed * 11 }) % vocabulary.min(256);
+        let tokens = (0..*length).map(|at| u32::try_from(token(at)).unwrap()).collect();
+        left.insert(scheduler.add(tokens), answer);
+    }
+    let (mut most, mut sum, mut count): (f64, f64, f64) = (0.0, 0.0, 0.0);
+    while !scheduler.is_idle() {
+        let step = scheduler.plan();
+        for executor in &mut *executors {
+            executor.step(&step.batch, &vec![None; step.wanted.len()]).unwrap();
+        }
+        for (row, id) in step.wanted.iter().enumerate() {
+            let [wanted, got] = executors.each_ref().map(|executor| {
+                let mut logits = vec![0.0; vocabulary];
+                assert_eq!(executor.given(row, &mut logits), Given::Logits);
+                logits
+            });
+            let mean = wanted.iter().sum::<f32>() / vocabulary as f32;
+            let variance = wanted.iter().map(|logit| (logit - mean).powi(2)).sum::<f32>();
+            let deviation = f64::from((variance / vocabulary as f32).sqrt());
+            for (got, wanted) in got.iter().zip(&wanted) {
+                assert!(got.is_finite());
+                let off = f64::from((got - wanted).abs()) / deviation;
+                most = most.max(off);
+                (sum, count) = (sum + off, count + 1.0);
+            }
+            scheduler.append(*id, best(&wanted));
+            let left = left.get_mut(id).unwrap();
+            *left -= 1;
+            if *left == 0 {
+                scheduler.finish(*id);
+            }
+        }
+    }
+    [most, sum / count]
+}
+
+#[expect(clippy::print_stderr, reason = "how far logits are off is worth a look")]
+fn agrees(path: &Path, name: &str, lengths: &[usize], test: &'static str) {
+    for (who, open) in gpus(test) {
+        for (half, limits) in [(Half::F16, [0.06, 0.01]), (Half::Bf16, [0.5, 0.08])] {
+            let Some(mut executors) = pair(path, half, &open) else { continue };
+            let off = difference(&mut executors, lengths, 6);
+            eprintln!(
+                "{name}, {who} GPU, {half:?}: logits off by {:.4} at most, {:.5} on average",
+                off[0], off[1]
+            );
+            assert!(off[0] < limits[0] && off[1] < limits[1], "{name}, {who}, {half:?}: {off:?}");
+        }
+    }
+}
+
+#[test]
+fn steps_of_every_architecture_agree_with_the_processors() {
+    let test = "steps_of_every_architecture_agree_with_the_processors";
+    let wide = json!({"tie_word_embeddings": false, "num_attention_heads": 7,
+        "num_key_value_heads": 1, "head_dim": 36, "intermediate_size": 33});
+    for (kind, more) in [
+        ("llama", json!({})),
+        ("llama", wide),
+        ("mistral", json!({"sliding_window": 20})),
+        ("qwen2", json!({})),
+        ("qwen3", json!({"head_dim": 16})),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        SmallModel::new(kind, more).write(folder.path(), 1);
+        agrees(folder.path(), kind, &[1, 31, 33, 90, 70], test);
+    }
+}
+
+#[test]
+fn steps_of_a_trained_model_agree_with_the_processors() {
+    let test = "steps_of_a_trained_model_agree_with_the_processors";
+    let Some(models) = std::env::var_os("PIECEWORK_TEST_MODELS").map(PathBuf::from) else {
+        return skipped(test, "PIECEWORK_TEST_MODELS isn't set");
+    };
+    let lengths = [1, 300, 45, 130];
+    agrees(&models.join("stories260K"), "stories260K", &lengths, test);
+    agrees(&models.join("stories260K/stories260K-f32.gguf"), "stories260K.gguf", &lengths, test);
+}
+
+#[test]
+fn steps_of_a_quantised_model_agree_with_the_processors() {
+    let test = "steps_of_a_quantised_model_agree_with_the_processors";
+    let Some(path) = std::env::var_os("PIECEWORK_TEST_SMOLLM2_GGUF").map(PathBuf::from) else {
+        return skipped(test, "PIECEWORK_TEST_SMOLLM2_GGUF isn't set");
+    };
+    agrees(&path, "SmolLM2-135M", &[5, 20], test);
+}
+
+fn job(batch: u32, kv_bytes: Option<u64>) -> Job {
+    Job {
+        engine: EngineKind::Native,
+        model: wire::Model { name: "tested".to_owned(), sources: Vec::new() },
+        precision: Some(Precision::F16),
+        limits: Limits {
+            batch: Some(batch),
+            kv_bytes,
+            device: Some(Device::Cuda),
+            ..Limits::default()
+        },
+        seed: 7,
+        defaults: String::new(),
+    }
+}
+
+/// What bodies yield, whenever that was.
+fn answers(path: &Path, job: &Job, open: &Opener, bodies: &[Value]) -> Option<Vec<Value>> {
+    let opened = |shape| open(shape).ok_or_else(|| EngineError("there is none".to_owned()));
+    let engine = Loaded::load(path, job, &opened, &mut |_, _| {}).ok()?;
+    let (sender, receiver) = channel(bodies.len());
+    for (index, body) in (0..).zip(bodies) {
+        sender.try_send(Prompt { index, form: Form::Text, body: body.to_string() }).unwrap();
+    }
+    drop(sender);
+    let (outlet, mut completions) = unbounded_channel();
+    Box::new(engine).run(Prompts::new(receiver), Outlet::new(outlet, Arc::default())).unwrap();
+    let mut all = Vec::new();
+    while let Ok(completion) = completions.try_recv() {
+        let Outcome::Done { body, .. } = completion.outcome else {
+            panic!("{:?}", completion.outcome);
+        };
+        let mut body: Value = serde_json::from_str(&body).unwrap();
+        body["created"].take();
+        all.push((completion.index, body));
+    }
+    all.sort_by_key(|(index, _)| *index);
+    assert_eq!(all.len(), bodies.len());
+    Some(all.into_iter().map(|(_, body)| body).collect())
+}
+
+#[test]
+fn answers_depend_on_their_prompt_only_where_products_do() {
+    let test = "answers_depend_on_their_prompt_only_where_products_do";
+    let folder = tempfile::tempdir().unwrap();
+    SmallModel::new("llama", json!({})).write(folder.path(), 1);
+    let body = |at: usize, more: Value| {
+        let tokens: Vec<usize> = (0..20 + at * 9).map(|token| (token * 31 + at) % 256).collect();
+        let mut body = json!({"prompt": tokens, "max_tokens": 12, "ignore_eos": true});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        body
+    };
+    // Some choose on the GPU and some on the host, in the same steps.
+    let bodies = [
+        body(0, json!({"temperature": 0})),
+        body(1, json!({"temperature": 1, "top_p": 0.8})),
+        body(2, json!({"temperature": 0, "logprobs": 3})),
+        body(3, json!({"temperature": 0.7, "top_k": 5, "n": 2})),
+        body(4, json!({"temperature": 1, "frequency_penalty": 0.5})),
+        body(5, json!({"temperature": 1.2, "seed": 3, "min_p": 0.1})),
+        body(6, json!({"temperature": 0, "ignore_eos": false, "min_tokens": 5})),
+    ];
+    // On a real GPU products choose their kernels by the number of rows.
+    for (who, open) in gpus(test).into_iter().filter(|(who, _)| *who == "emulated") {
+        let Some(alone) = answers(folder.path(), &job(1, None), &open, &bodies) else { continue };
+        let block = 2 * 32 * 32 * 2 * 2 * 2;
+        for kv_bytes in [None, Some(6 * block)] {
+            let together = answers(folder.path(), &job(6, kv_bytes), &open, &bodies).unwrap();
+            assert_eq!(together, alone, "{who}, {kv_bytes:?}");
+        }
+    }
+}

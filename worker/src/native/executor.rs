@@ -1,0 +1,58 @@
+//! What stands between the engine's work and the model: who carries out steps, on whatever computes them.
+
+use super::{config::Config, model::Batch};
+use crate::engine::EngineError;
+use std::fmt::Debug;
+
+/// How the next token is chosen where nothing but the logits counts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Choice {
+    /// What logits are divided by; 0 takes the best token.
+    pub(super) temperature: f32,
+    /// The share of the probability from which is drawn, best tokens first.
+    pub(super) top_p: f32,
+    /// How many of the best tokens are drawn from; 0 is all.
+    pub(super) top_k: usize,
+    /// The least probability, as a share of the best token's.
+    pub(super) min_p: f32,
+    /// The draw, from 0 to below 1.
+    pub(super) uniform: f64,
+}
+
+/// What a step gave for one wanted row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Given {
+    /// Its logits.
+    Logits,
+    /// Its next token; None if its logits are no numbers.
+    Token(Option<u32>),
+}
+
+/// A model with its keys and values.
+pub(super) trait Executor: Debug + Send + Sync {
+    /// What the model is made of.
+    fn config(&self) -> &Config;
+
+    /// What computes, and with what numbers, for people: "CPU, 2 threads, f32".
+    fn kind(&self) -> String;
+
+    /// Bytes of the weights in memory.
+    fn weight_bytes(&self) -> u64;
+
+    /// Bytes that a block of keys and values takes.
+    fn block_bytes(&self) -> u64;
+
+    /// Bytes that keys and values may take; None where nobody knows.
+    fn room(&self) -> Result<Option<u64>, EngineError>;
+
+    /// Makes room for so many blocks of keys and values. Called once, before the first step.
+    fn keep(&mut self, blocks: usize) -> Result<(), EngineError>;
+
+    /// Takes the batch's tokens in. `choices` has an entry for each wanted row: how its next token is
+    /// chosen, or None where its logits are wanted.
+    fn step(&mut self, batch: &Batch, choices: &[Option<Choice>]) -> Result<(), EngineError>;
+
+    /// What the last step gave for the `row`-th wanted row; logits are written to `logits`. They may be
+    /// given where a token would do, and never the other way round.
+    fn given(&self, row: usize, logits: &mut [f32]) -> Given;
+}
