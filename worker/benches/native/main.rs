@@ -13,11 +13,17 @@
 //! these weights' answers, one JSON object a line (`prompt_token_ids`, `continuation_token_ids`,
 //! `logprobs`): then a table says how far off the engine's are.
 //!
+//! `cargo bench -p worker --bench native -- gpu` measures a GPU instead, with a model of Llama-3.1-8B's shape
+//! that it writes first (16 GB). `PIECEWORK_BENCH_PROMPTS` says how many prompts there are (2048),
+//! `PIECEWORK_BENCH_LAYERS` how many layers (32), and `PIECEWORK_BENCH_TFLOPS` what the card can do at
+//! most (790, as measured on an H200).
+//!
 //! `scripts/llama-bench-build` builds llama.cpp from what a package index has, and
 //! `scripts/bench-models` makes files of one model in several formats.
 #![expect(clippy::print_stdout, reason = "a bench's table is its output")]
 
 mod alone;
+mod gpu;
 #[path = "../../tests/native/harness.rs"]
 #[expect(dead_code, reason = "only some of it is needed here")]
 mod harness;
@@ -47,6 +53,14 @@ fn main() {
     // Cargo passes flags of its own.
     let argument = std::env::args().skip(1).find(|argument| !argument.starts_with("--"));
     let variable = |name: &str| std::env::var(name).ok();
+    if argument.as_deref() == Some("gpu") {
+        let number = |name: &str| variable(name).map(|text| text.parse().expect("a number"));
+        return gpu::measure(
+            number("PIECEWORK_BENCH_LAYERS").unwrap_or(32),
+            number("PIECEWORK_BENCH_PROMPTS").unwrap_or(2048),
+            number("PIECEWORK_BENCH_TFLOPS").unwrap_or(790) as f64,
+        );
+    }
     let model = argument.or_else(|| variable("PIECEWORK_BENCH_MODEL")).map(PathBuf::from);
     let Some(model) = model else {
         println!("native: skipped, no model is named");

@@ -1,0 +1,161 @@
+//! The native engine on this machine's GPU: prompts of 1,000 tokens with answers of 200, by a model of
+//! Llama-3.1-8B's shape with random weights, beside what the GPU could do at most.
+
+#[path = "../../tests/native/small_model.rs"]
+mod small_model;
+
+use self::small_model::{SmallModel, noise};
+use serde_json::{Map, Value, json};
+use std::{
+    fs::File,
+    io::{BufWriter, Write},
+    path::Path,
+    sync::Arc,
+    time::Instant,
+};
+use tokio::sync::mpsc::{channel, unbounded_channel};
+use wire::{Device, EngineKind, Form, Job, Limits, Model, Outcome, Prompt};
+use worker::{
+    engine::{Engine, EngineError, Outlet, Prompts},
+    native,
+};
+
+const PROMPT_TOKENS: usize = 1000;
+const ANSWER_TOKENS: usize = 200;
+
+/// 10¹² operations that a prompt and its answer take: 2 for each weight and token, and attention.
+const TFLOP_A_PROMPT: f64 = 17.3;
+
+/// The dimensions that weights are of.
+const HIDDEN: usize = 4096;
+const INTERMEDIATE: usize = 14_336;
+const KV_WIDTH: usize = 1024;
+const VOCABULARY: usize = 128_256;
+
+/// Measures, where there is a GPU.
+pub(crate) fn measure(layers: usize, prompts: usize, peak_tflops: f64) {
+    let folder = tempfile::tempdir().expect("there is room for a folder");
+    SmallModel::new("llama", json!({})).write(folder.path(), 1);
+    if let Err(error) = load(folder.path()) {
+        println!("native on a GPU: skipped, {error}");
+        return;
+    }
+    write_model(folder.path(), layers);
+    let start = Instant::now();
+    let engine = load(folder.path()).expect("it fits onto the GPU");
+    let facts = engine.facts();
+    println!(
+        "{}: loaded in {:.1} s, {:.1} GB of weights, {:.1} GB for keys and values, batch {}",
+        facts.name,
+        start.elapsed().as_secs_f64(),
+        facts.weight_bytes as f64 / 1e9,
+        facts.kv_bytes as f64 / 1e9,
+        facts.batch
+    );
+    let (sender, receiver) = channel(prompts);
+    for index in 0..prompts {
+        let tokens: Vec<usize> =
+            (0..PROMPT_TOKENS).map(|at| (index * 7919 + at * 104_729) % VOCABULARY).collect();
+        let body = json!({"prompt": tokens, "max_tokens": ANSWER_TOKENS, "temperature": 1,
+            "ignore_eos": true})
+        .to_string();
+        let prompt = Prompt { index: index as u64, form: Form::Text, body };
+        sender.try_send(prompt).expect("there is room for all");
+    }
+    drop(sender);
+    let (outlet, mut completions) = unbounded_channel();
+    let start = Instant::now();
+    engine.run(Prompts::new(receiver), Outlet::new(outlet, Arc::default())).expect("it works");
+    let seconds = start.elapsed().as_secs_f64();
+    let mut done = 0.0;
+    while let Ok(completion) = completions.try_recv() {
+        match completion.outcome {
+            Outcome::Done { .. } => done += 1.0,
+            Outcome::Failed { reason, .. } => panic!("{reason}"),
+        }
+    }
+    let rate = done / seconds;
+    let bound = peak_tflops / (TFLOP_A_PROMPT * layers as f64 / 32.0);
+    let share = 100.0 * rate / bound;
+    let (tokens_in, tokens_out) = (rate * PROMPT_TOKENS as f64, rate * ANSWER_TOKENS as f64);
+    println!(
+        "{rate:.2} prompts/s, {tokens_in:.0} + {tokens_out:.0} tokens/s, {share:.0} % of the {bound:.1} \
+         prompts/s that {peak_tflops} TFLOP/s make"
+    );
+}
+
+fn load(path: &Path) -> Result<Box<dyn Engine>, EngineError> {
+    let job = Job {
+        engine: EngineKind::Native,
+        model: Model { name: "measured".to_owned(), sources: Vec::new() },
+        precision: Some(wire::Precision::Bf16),
+        limits: Limits { device: Some(Device::Cuda), ..Limits::default() },
+        seed: 0,
+        defaults: String::new(),
+    };
+    native::load(path, &job, &mut |_, _| {})
+}
+
+/// Writes a model of so many layers over the small one, whose tokenizer stays.
+fn write_model(folder: &Path, layers: usize) {
+    let config = json!({
+        "model_type": "llama", "hidden_size": HIDDEN, "num_hidden_layers": layers,
+        "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128,
+        "intermediate_size": INTERMEDIATE, "rms_norm_eps": 1e-5, "vocab_size": VOCABULARY,
+        "max_position_embeddings": 131_072, "rope_theta": 500_000.0, "tie_word_embeddings": false,
+        "eos_token_id": 256,
+    });
+    std::fs::write(folder.join("config.json"), config.to_string()).expect("there is room");
+    let mut shapes = vec![
+        ("model.embed_tokens.weight".to_owned(), vec![VOCABULARY, HIDDEN]),
+        ("model.norm.weight".to_owned(), vec![HIDDEN]),
+        ("lm_head.weight".to_owned(), vec![VOCABULARY, HIDDEN]),
+    ];
+    for layer in 0..layers {
+        for (name, shape) in [
+            ("input_layernorm", vec![HIDDEN]),
+            ("post_attention_layernorm", vec![HIDDEN]),
+            ("self_attn.q_proj", vec![HIDDEN, HIDDEN]),
+            ("self_attn.k_proj", vec![KV_WIDTH, HIDDEN]),
+            ("self_attn.v_proj", vec![KV_WIDTH, HIDDEN]),
+            ("self_attn.o_proj", vec![HIDDEN, HIDDEN]),
+            ("mlp.gate_proj", vec![INTERMEDIATE, HIDDEN]),
+            ("mlp.up_proj", vec![INTERMEDIATE, HIDDEN]),
+            ("mlp.down_proj", vec![HIDDEN, INTERMEDIATE]),
+        ] {
+            shapes.push((format!("model.layers.{layer}.{name}.weight"), shape));
+        }
+    }
+    let (mut header, mut end) = (Map::new(), 0);
+    for (name, shape) in &shapes {
+        let start = end;
+        end += 2 * shape.iter().product::<usize>();
+        let entry = json!({"dtype": "BF16", "shape": shape, "data_offsets": [start, end]});
+        header.insert(name.clone(), entry);
+    }
+    let header = Value::Object(header).to_string();
+    let file = File::create(folder.join("model.safetensors")).expect("there is room");
+    let mut file = BufWriter::with_capacity(1 << 20, file);
+    let mut write = |bytes: &[u8]| file.write_all(bytes).expect("there is room");
+    write(&(header.len() as u64).to_le_bytes());
+    write(header.as_bytes());
+    // Numbers that aren't all alike, which a GPU would multiply with less power and so faster.
+    let scale = 1.0 / (HIDDEN as f32).sqrt();
+    let random: Vec<u8> = noise(1, 8 << 20)
+        .iter()
+        .flat_map(|value| half::bf16::from_f32(value * scale).to_le_bytes())
+        .collect();
+    for (name, shape) in &shapes {
+        let mut left = 2 * shape.iter().product::<usize>();
+        if name.ends_with("norm.weight") {
+            write(&half::bf16::ONE.to_le_bytes().repeat(left / 2));
+            continue;
+        }
+        while 0 < left {
+            let some = left.min(random.len());
+            write(&random[..some]);
+            left -= some;
+        }
+    }
+    file.flush().expect("there is room");
+}
