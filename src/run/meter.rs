@@ -12,6 +12,10 @@ const SPAN: Duration = Duration::from_secs(20);
 /// Readings closer together than this are one.
 const GRAIN: Duration = Duration::from_millis(250);
 
+/// The shortest while that a rate is told of: many at once, such as a batch that ends together, are
+/// taken for no more a second than they are.
+const LEAST: f64 = 1.0;
+
 /// A rate over the last while.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Meter {
@@ -40,7 +44,7 @@ impl Meter {
             return 0.0;
         };
         let seconds = end.duration_since(*begin).as_secs_f64();
-        if seconds < 0.001 { 0.0 } else { ((last - first) / seconds).max(0.0) }
+        ((last - first) / seconds.max(LEAST)).max(0.0)
     }
 }
 
@@ -96,6 +100,14 @@ mod tests {
         watch.end(7, begin + Duration::from_millis(200));
         watch.end(8, begin);
         assert_eq!(watch.latency.0.into_iter().collect::<Vec<_>>(), [(112, 1)]);
+    }
+
+    #[test]
+    fn a_batch_that_ends_at_once_is_no_rate_of_thousands() {
+        let (begin, mut meter) = (Instant::now(), Meter::default());
+        meter.note(begin, 1.0);
+        meter.note(begin + Duration::from_millis(3), 64.0);
+        assert!((meter.rate() - 63.0).abs() < f64::EPSILON, "{}", meter.rate());
     }
 
     #[test]

@@ -12,6 +12,9 @@ const SECONDS: f64 = 10.0;
 /// message, so they aren't dribs and drabs.
 const REFILL: f64 = 0.75;
 
+/// Bytes of prompts that a machine is handed at once, at most.
+const PORTION: usize = 8 << 20;
+
 /// The least and the most prompts that a machine may hold.
 const PROMPTS: (usize, usize) = (32, 20_000);
 
@@ -53,6 +56,17 @@ impl Appetite {
     }
 }
 
+/// Bytes of prompts that a machine may hold, or does: what one holds beyond its part, from when there were
+/// fewer or when it was faster, isn't taken from what is read for the others.
+pub(super) fn may_hold(
+    queue: &Queue,
+    worker: WorkerId,
+    appetite: &Appetite,
+    machines: usize,
+) -> usize {
+    appetite.bytes(machines).max(queue.held_bytes(worker))
+}
+
 /// Those who share the work.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Crew {
@@ -88,7 +102,10 @@ pub(super) fn take(
     let bytes = appetite.bytes(crew.linked);
     let room = bytes.saturating_sub(queue.held_bytes(worker));
     // As with prompts: not before a quarter of it is free.
-    if prompts == 0 || room < bytes / 4 { Vec::new() } else { queue.take(worker, prompts, room) }
+    if prompts == 0 || room < bytes / 4 {
+        return Vec::new();
+    }
+    queue.take(worker, prompts, room.min(PORTION))
 }
 
 /// Takes what a machine that has nothing left is handed of what others hold, when nobody else will

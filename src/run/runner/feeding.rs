@@ -42,10 +42,13 @@ impl Runner<'_> {
         }
     }
 
-    /// Bytes of prompts that all workers together may hold.
+    /// Bytes of prompts that all workers together may hold, or do.
     pub(super) fn held_bytes(&self) -> usize {
-        let appetite = |slot: &Slot| slot.held().map_or_else(Appetite::default, Held::appetite);
         let machines = self.slots.len();
-        self.slots.iter().map(|slot| appetite(slot).bytes(machines)).sum()
+        let of_slot = |slot: &Slot| match slot.held() {
+            None => Appetite::default().bytes(machines),
+            Some(held) => supply::may_hold(&self.queue, held.worker, &held.appetite(), machines),
+        };
+        self.slots.iter().map(of_slot).sum()
     }
 }

@@ -43,6 +43,33 @@ fn bytes_do_for_as_long_as_prompts_do() {
 }
 
 #[test]
+fn what_one_machine_holds_beyond_its_part_is_not_taken_from_the_others() {
+    let mut queue = Queue::new(Bits::new(4000));
+    for index in 0..4000 {
+        let prompt = wire::Prompt { index, form: Form::Auto, body: "x".repeat(10 * BYTES) };
+        queue.push(Item { prompt, custom_id: String::new(), line: Place { file: 0, line: 1 } });
+    }
+    let (alone, two) = (Crew { linked: 1, ..CREW }, Crew { linked: 2, ..CREW });
+    let (first, second) = (WorkerId(1), WorkerId(2));
+    let fast = Appetite { bytes: 1e7, ..appetite(64, 200.0) };
+    loop {
+        let taken = take(&mut queue, first, &fast, alone);
+        let bytes: usize = taken.iter().map(|prompt| prompt.body.len()).sum();
+        assert!(bytes < PORTION + 20 * BYTES, "{bytes} bytes at once");
+        if taken.is_empty() {
+            break;
+        }
+    }
+    let held = queue.held_bytes(first);
+    assert!(50 << 20 < held, "{held}");
+    // It turned out slower, and has company.
+    let slow = appetite(64, 1.0);
+    let may: usize = [first, second].map(|one| may_hold(&queue, one, &slow, 2)).iter().sum();
+    assert!(held + slow.bytes(2) <= may, "{may} bytes, and one holds {held}");
+    assert!(!take(&mut queue, second, &slow, two).is_empty());
+}
+
+#[test]
 fn a_machine_is_refilled_in_portions() {
     assert_eq!(portion(128, 0, 1000, 1), 128);
     assert_eq!(portion(128, 120, 1000, 1), 0);
@@ -56,6 +83,8 @@ fn the_last_prompts_are_shared_out() {
     assert_eq!(portion(128, 0, 1, 4), 1);
     assert_eq!(portion(128, 128, 100, 4), 0);
 }
+
+const CREW: Crew = Crew { linked: 1, expected: 1, prompts: 0.0 };
 
 /// A machine whose engine takes prompts one after the other, at a fixed pace.
 struct Machine {
