@@ -5,6 +5,7 @@
 //! about prompts: it tells the runner what it hears, and says what the runner tells it to.
 
 mod ear;
+mod outgoing;
 
 use super::WorkerId;
 use crate::{
@@ -23,6 +24,7 @@ use crate::{
 };
 use ear::Ear;
 use jiff::Timestamp;
+use outgoing::Outgoing;
 use providers::{Instance, Label, Marketplace, UsdPerHour, crash};
 use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio::{
@@ -57,9 +59,6 @@ const SMOKE_LIMIT: Duration = Duration::from_mins(1);
 
 /// How long it may take to get the worker: 12 MB at a tenth of a Mbit/s.
 const INSTALL_LIMIT: Duration = Duration::from_mins(20);
-
-/// Bytes of prompts that go into one message.
-const BATCH_BYTES: usize = 1 << 20;
 
 /// What the runner wants said.
 #[derive(Debug)]
@@ -165,6 +164,16 @@ pub struct Talk {
 }
 
 /// Why a conversation ended.
+/// What is said next.
+enum Next {
+    /// How long the machine may go on by itself.
+    Lease { seconds: u64 },
+    /// What the runner wants said.
+    Order(Say),
+    /// Some of the prompts that wait.
+    Prompts,
+}
+
 #[derive(Debug, thiserror::Error)]
 enum Broken {
     #[error(transparent)]
@@ -428,58 +437,61 @@ impl Talker {
     ) -> Result<(), Broken> {
         let mut renewal = interval(RENEW_EVERY);
         renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut prompts = Outgoing::default();
         loop {
             let order = tokio::select! {
+                // What keeps a machine going and what ends its work don't stand behind prompts that a
+                // slow link takes minutes for.
+                biased;
                 ended = &mut ear => return ended.unwrap_or(Err(Broken::HungUp)),
-                order = self.orders.recv() => order,
                 _ = renewal.tick() => {
                     let left = clock::between(clock::now(), self.talk.expires);
-                    let lease = ToWorker::Lease { seconds: left.as_secs() };
-                    if let Err(error) = writer.send(&lease).await {
-                        ear.abort();
-                        return Err(error.into());
-                    }
-                    continue;
+                    Some(Next::Lease { seconds: left.as_secs() })
                 }
-            };
-            let Some(order) = order else {
-                ear.abort();
-                return Err(Broken::Unheard);
+                order = self.orders.recv() => order.map(Next::Order),
+                () = std::future::ready(()), if !prompts.is_empty() => Some(Next::Prompts),
             };
             let sent = match order {
-                Say::Prompts(prompts) => send_prompts(&mut writer, prompts).await,
-                Say::Forget { conversation, through } if conversation == self.conversation => {
-                    crash::point("worker: before it forgets");
-                    writer.send(&ToWorker::Forget { through }).await
+                None => Err(Broken::Unheard),
+                Some(Next::Lease { seconds }) => {
+                    writer.send(&ToWorker::Lease { seconds }).await.map_err(Broken::from)
                 }
-                Say::Forget { .. } => Ok(()),
-                Say::Drain => writer.send(&ToWorker::Drain).await,
+                Some(Next::Prompts) => {
+                    crash::point("worker: before it gets prompts");
+                    writer.send(&ToWorker::Prompts(prompts.next())).await.map_err(Broken::from)
+                }
+                Some(Next::Order(order)) => self.obey(order, &mut writer, &mut prompts).await,
             };
-            if let Err(error) = sent {
+            if let Err(broken) = sent {
                 ear.abort();
-                return Err(error.into());
+                return Err(broken);
             }
         }
+    }
+
+    async fn obey(
+        &self,
+        order: Say,
+        writer: &mut FrameWriter<Stdin>,
+        prompts: &mut Outgoing,
+    ) -> Result<(), Broken> {
+        match order {
+            Say::Prompts(more) => prompts.add(more),
+            Say::Forget { conversation, through } if conversation == self.conversation => {
+                crash::point("worker: before it forgets");
+                writer.send(&ToWorker::Forget { through }).await?;
+            }
+            Say::Forget { .. } => {}
+            Say::Drain => {
+                // Those that it never got it can't give up itself.
+                self.tell(Said::GivenUp(prompts.give_up())).await?;
+                writer.send(&ToWorker::Drain).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn tell(&self, said: Said) -> Result<(), Broken> {
         self.said.send((self.talk.id, said)).await.map_err(|_| Broken::Unheard)
     }
-}
-
-async fn send_prompts(
-    writer: &mut FrameWriter<Stdin>,
-    prompts: Vec<Prompt>,
-) -> Result<(), CodecError> {
-    crash::point("worker: before it gets prompts");
-    let (mut batch, mut bytes) = (Vec::new(), 0);
-    for prompt in prompts {
-        bytes += prompt.body.len();
-        batch.push(prompt);
-        if BATCH_BYTES <= bytes {
-            bytes = 0;
-            writer.send(&ToWorker::Prompts(std::mem::take(&mut batch))).await?;
-        }
-    }
-    if batch.is_empty() { Ok(()) } else { writer.send(&ToWorker::Prompts(batch)).await }
 }
