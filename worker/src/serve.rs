@@ -132,7 +132,13 @@ impl Worker {
                 Some(permit) = permit(out) => drop(permit.send(self.next_to_say())),
                 said = said(self.engine.as_mut()) => match said {
                     Said::Completions(completions) => self.keep(completions)?,
-                    Said::News(news) => self.learn(news),
+                    Said::News(news, mut completions) => {
+                        while !completions.is_empty() {
+                            let rest = completions.split_off(completions.len().min(GULP));
+                            self.keep(std::mem::replace(&mut completions, rest))?;
+                        }
+                        self.learn(news);
+                    }
                 },
                 _ = tick.tick() => self.status_due = true,
             }
@@ -281,7 +287,8 @@ async fn permit<T: Send>(sender: Option<Sender<T>>) -> Option<OwnedPermit<T>> {
 
 enum Said {
     Completions(Vec<Completion>),
-    News(News),
+    /// News, and completions that were there by then.
+    News(News, Vec<Completion>),
 }
 
 /// The next that an engine says; never, where there is none.
@@ -291,12 +298,17 @@ async fn said(engine: Option<&mut Running>) -> Said {
     };
     let mut completions = Vec::new();
     tokio::select! {
-        // Completions first: after bad news nobody takes them.
+        // That it is up is told before what it answered. After bad news nobody takes completions.
         biased;
+        Some(news) = engine.news.recv() => {
+            while let Ok(completion) = engine.completions.try_recv() {
+                completions.push(completion);
+            }
+            Said::News(news, completions)
+        }
         1.. = engine.completions.recv_many(&mut completions, GULP) => {
             Said::Completions(completions)
         }
-        Some(news) = engine.news.recv() => Said::News(news),
         else => pending().await,
     }
 }
@@ -304,17 +316,37 @@ async fn said(engine: Option<&mut Running>) -> Said {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::Gauge;
+    use std::sync::Arc;
+    use tokio::sync::mpsc::unbounded_channel;
     use wire::Outcome;
+
+    fn answer(index: u64) -> Completion {
+        let body = "x".repeat(BATCH_BYTES);
+        Completion { index, outcome: Outcome::Done { body, tokens_in: 1, tokens_out: 1 } }
+    }
+
+    #[tokio::test]
+    async fn that_an_engine_is_up_or_broken_is_heard_with_all_that_it_answered_by_then() {
+        let (news_end, news) = unbounded_channel();
+        let (completions_end, completions) = unbounded_channel();
+        let mut engine =
+            Running { prompts: channel(1).0, completions, news, gauge: Arc::new(Gauge::default()) };
+        for index in 0..3 {
+            completions_end.send(answer(index)).expect("somebody listens");
+        }
+        news_end.send(News::Broken("it broke".to_owned())).expect("somebody listens");
+        let Said::News(News::Broken(_), kept) = said(Some(&mut engine)).await else {
+            panic!("news come first")
+        };
+        assert_eq!(kept.len(), 3);
+    }
 
     #[test]
     fn a_controller_is_told_how_it_goes_however_many_answers_wait() {
         let folder = tempfile::tempdir().expect("a folder");
         let spool = Spool::open(&folder.path().join("spool")).expect("it opens");
         let mut worker = Worker::new(spool, channel(INBOX).0);
-        let answer = |index| Completion {
-            index,
-            outcome: Outcome::Done { body: "x".repeat(BATCH_BYTES), tokens_in: 1, tokens_out: 1 },
-        };
         worker.keep((0..4).map(answer).collect()).expect("they are kept");
         for through in 1..=4 {
             worker.status_due = true;
