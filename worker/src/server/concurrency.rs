@@ -47,6 +47,11 @@ impl Search {
         Self { whole: most, most, start, trying, stage, best, best_rate: 0.0 }
     }
 
+    /// The server came up for [`most`](Self::most) prompts: more than that it never gets.
+    pub(super) fn launched(&mut self) {
+        self.whole = self.most;
+    }
+
     /// What is known of the memory was for another reason: nothing is known any more.
     pub(super) fn start_over(&mut self) {
         *self = Self::new(self.start, self.whole);
@@ -210,6 +215,12 @@ mod tests {
         assert_eq!(search.limit(), 1);
         search.start_over();
         assert_eq!((search.limit(), search.most(), search.found()), (64, 256, false));
+        // A server that only came up for fewer isn't asked for more when it starts over.
+        search.out_of_memory();
+        search.launched();
+        search.out_of_memory();
+        search.start_over();
+        assert_eq!((search.limit(), search.most(), search.found()), (32, 32, false));
     }
 
     #[test]

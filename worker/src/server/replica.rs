@@ -46,6 +46,7 @@ impl Replica {
     ) -> Result<Self, EngineError> {
         let mut search = Search::new(plan.server.parallel.start, plan.parallel);
         let live = start(&plan, number, &gpus, &mut search).await?;
+        search.launched();
         let backlog = Backlog::default();
         Ok(Self { plan, number, gpus, live, search, backlog, verdicts: Vec::new(), deaths: 0 })
     }
