@@ -106,6 +106,9 @@ pub enum Reason {
     /// The engine needs a GPU.
     #[error("it has no GPU, which the engine needs")]
     NoGpu,
+    /// The engine needs another kind of GPU.
+    #[error("its GPU isn't of NVIDIA's Ampere generation or later, which the engine needs")]
+    OldGpu,
     /// The image and the model need more.
     #[error("{there} of disk, and {needed} are needed")]
     Disk {
@@ -178,15 +181,22 @@ fn consider(
         Some(gpus) => (Gpu::of(gpus), gpus.vram, gpus.count.max(1)),
         None => (Gpu::processor(offer.cores), memory_of(offer), 1),
     };
-    let engine = Engine::named(job.engine, gpus.is_none()).ok_or(Reason::NoGpu)?;
+    let is_here = offer.host == Host::ThisComputer;
+    let engine = Engine::named(job.engine, gpus.is_none()).filter(|engine| is_here || !engine.here);
+    let engine = engine.ok_or(Reason::NoGpu)?;
+    if engine.ampere && gpus.is_some() && !gpu.ampere {
+        return Err(Reason::OldGpu);
+    }
+    // The others are paid for and idle.
+    let used = engine.gpus.map_or(count, |most| count.min(most));
     let needed = disk(job.shape, engine, job.allowed);
     // Zero is what a marketplace that tells nothing tells, and our own disk is ours to fill.
-    let tells_disk = offer.disk != Mib(0) && offer.host != Host::ThisComputer;
+    let tells_disk = offer.disk != Mib(0) && !is_here;
     if tells_disk && offer.disk < needed {
         return Err(Reason::Disk { needed, there: offer.disk });
     }
     let found =
-        fits(job.shape, engine, job.allowed, memory, count, &job.work).map_err(Reason::Unfit)?;
+        fits(job.shape, engine, job.allowed, memory, used, &job.work).map_err(Reason::Unfit)?;
     let speed = |fit: &Fit| rate(job.model, job.shape, &gpu, engine, fit, &job.work, job.measured);
     // The first of equals is the most exact, on the fewest GPUs.
     let best = found
@@ -198,7 +208,7 @@ fn consider(
     let startup = startup(offer, engine, weight_bytes);
     let download = engine.image_bytes() + weight_bytes as f64;
     let share = share(offer, &rate, startup, download, &job.work);
-    let is_one = offer.machine.is_some() || offer.host == Host::ThisComputer;
+    let is_one = offer.machine.is_some() || is_here;
     let available = if is_one { 1 } else { MOST_OF_A_KIND };
     let gpu = gpus.is_some().then_some(gpu);
     Ok(move |listed| Candidate { listed, gpu, gpus: count, fit, rate, startup, share, available })
@@ -268,6 +278,23 @@ mod tests {
             assert_eq!(one(&job, no_gpu.clone()).unwrap_err(), Reason::NoGpu);
             let native = Job { engine: "native", allowed: &[Weights::Bf16], ..job.clone() };
             assert!(one(&native, no_gpu).unwrap().rate.prompts < 1.0);
+        });
+    }
+
+    #[test]
+    fn our_own_engine_on_a_gpu_gets_one_that_it_can_use_and_counts_no_more() {
+        with_job("Llama-3.1-8B-Instruct", |job| {
+            let job = Job { engine: "native-cuda", allowed: &[Weights::Bf16], ..job.clone() };
+            let single = one(&job, offer("RTX 4090", 1, 24, 340_000)).unwrap();
+            let eight = one(&job, offer("RTX 4090", 8, 24, 340_000)).unwrap();
+            assert_eq!((eight.fit.copies, eight.rate), (1, single.rate));
+            for (old, gib) in [("Tesla V100", 32), ("MI300X", 192)] {
+                assert_eq!(one(&job, offer(old, 1, gib, 1)).unwrap_err(), Reason::OldGpu, "{old}");
+            }
+            let no_gpu = Offer { cores: 64, ..Offer::default() };
+            assert_eq!(one(&job, no_gpu.clone()).unwrap_err(), Reason::NoGpu);
+            // This computer doesn't tell what it has.
+            assert!(one(&job, Offer { host: Host::ThisComputer, ..no_gpu }).is_ok());
         });
     }
 

@@ -13,6 +13,14 @@ pub struct Engine {
     /// Whether these are its coefficients on a machine without a GPU.
     #[serde(default)]
     pub processor: bool,
+    /// Whether they are so only on this computer, which doesn't tell what GPUs it has.
+    #[serde(default)]
+    pub here: bool,
+    /// How many of a machine's GPUs it uses at most. None is all.
+    pub gpus: Option<u32>,
+    /// Whether it needs a GPU of NVIDIA's Ampere generation or a later one.
+    #[serde(default)]
+    pub ampere: bool,
     bf16: f64,
     fp8: Option<f64>,
     int4: Option<f64>,

@@ -27,6 +27,9 @@ pub struct Gpu {
     /// Whether several in a machine are joined by links of their own.
     #[serde(default)]
     pub nvlink: bool,
+    /// Whether it is of NVIDIA's Ampere generation or a later one. One that isn't known may be.
+    #[serde(default = "yes")]
+    pub ampere: bool,
     /// Names that stand for it, made [`plain`].
     names: Vec<String>,
     /// Whether the name is in the table. If not, the speed is a guess.
@@ -78,6 +81,7 @@ impl Gpu {
             // Memory is shared: a socket gives no more, however many cores read.
             bandwidth: (25.0 * cores).min(200.0),
             nvlink: false,
+            ampere: false,
             names: Vec::new(),
             known: true,
         }

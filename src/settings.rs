@@ -226,6 +226,13 @@ impl Settings {
             check_template(template)?;
         }
         let engine = engine_kind(engine, args)?;
+        // In a file it is for when the engine is.
+        if args.device.is_some() && engine != EngineKind::Native {
+            return Err(SettingsError::Range {
+                flag: "device",
+                range: "left out unless the engine is `native`: others choose for themselves",
+            });
+        }
         let kv_bytes = kv.map(|text| size(text)).transpose()?;
         let limits = Limits { threads, kv_bytes, batch, context, device };
         Ok(Self {
@@ -443,8 +450,8 @@ mod tests {
         assert_eq!((job.limits.device, engine_of(&job)), (Some(Device::Cuda), "native-cuda"));
         assert!(image(Host::Container, engine_of(&job)).expect("it has one").contains("cuda"));
         assert!(Engine::named(engine_of(&job), false).is_some());
-        let job = native(merged(&["--device", "cpu"], "device = \"cuda\"", "").expect("it does"));
-        assert_eq!(engine_of(&job), "native");
+        let error = merged(&["--device", "cuda"], "", "").expect_err("it is for the echo");
+        assert!(error.to_string().contains("unless the engine is `native`"), "{error}");
     }
 
     #[test]

@@ -82,7 +82,7 @@ impl Search {
         let on_gpu = Engine::named(&self.engine, false)
             .map(|engine| need(shape, engine, &task.weights, &work, false))
             .unwrap_or_default();
-        let either = Engine::named(&self.engine, true).is_some();
+        let either = Engine::named(&self.engine, true).is_some_and(|engine| !engine.here);
         let vram = if either { wish.vram } else { wish.vram.max(on_gpu.vram) };
         Need { vram, disk, ..wish }
     }

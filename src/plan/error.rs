@@ -153,7 +153,11 @@ pub(super) fn no_offer(job: &Job<'_>, rejected: Vec<Rejected>) -> PlanError {
     let why = what_is_missing(&rejected);
     let missing = rejected.iter().find_map(|rejected| match rejected.reason {
         Reason::Unfit(unfit) => Some(unfit),
-        Reason::TooDear(_) | Reason::Interruptible | Reason::NoGpu | Reason::Disk { .. } => None,
+        Reason::TooDear(_)
+        | Reason::Interruptible
+        | Reason::NoGpu
+        | Reason::OldGpu
+        | Reason::Disk { .. } => None,
     });
     let offers: Vec<_> = rejected.into_iter().map(|rejected| rejected.listed).collect();
     let cheapest = |job: &Job<'_>| {
@@ -212,7 +216,11 @@ fn what_is_missing(rejected: &[Rejected]) -> String {
                 small = Some((least.min(needed), most.max(available)));
             }
             Reason::Unfit(reason) => return reason.to_string(),
-            Reason::TooDear(_) | Reason::Interruptible | Reason::NoGpu | Reason::Disk { .. } => {}
+            Reason::TooDear(_)
+            | Reason::Interruptible
+            | Reason::NoGpu
+            | Reason::OldGpu
+            | Reason::Disk { .. } => {}
         }
     }
     match (small, rejected) {

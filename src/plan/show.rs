@@ -189,6 +189,7 @@ impl Plans {
                 Reason::TooDear(_) => "too dear",
                 Reason::Interruptible => "interruptible",
                 Reason::NoGpu => "without a GPU",
+                Reason::OldGpu => "with a GPU that won't do",
                 Reason::Disk { .. } => "short of disk",
                 Reason::Unfit(_) => "too small",
             };
