@@ -35,6 +35,7 @@ use candle_core::{
     DType, Device, Module, Tensor,
     quantized::{GgmlDType, QMatMul, QTensor, gguf_file::Content},
 };
+use rayon::prelude::*;
 use std::{
     hint::black_box,
     path::{Path, PathBuf},
@@ -74,9 +75,10 @@ fn main() {
     let kept = variable("PIECEWORK_BENCH_KEPT").and_then(|text| text.parse().ok());
     let precisions = &PRECISIONS[..kept.unwrap_or(2)];
     let best = products();
-    println!();
+    let reading = reading();
+    println!("\nreading memory: {:.1} GB/s by all threads", reading / 1e9);
     for precision in precisions {
-        load(&model, *precision);
+        load(&model, *precision, reading);
     }
     if let Some(reference) = variable("PIECEWORK_BENCH_REFERENCE") {
         errors(&model, Path::new(&reference));
@@ -259,14 +261,31 @@ fn job(precision: Option<Precision>, batch: u32) -> Job {
     }
 }
 
-fn load(model: &Path, precision: Option<Precision>) {
+/// Bytes a second that all threads together read from memory.
+fn reading() -> f64 {
+    /// Far beyond any cache.
+    const WORDS: usize = 1 << 27;
+    let words = vec![1_u64; WORDS];
+    let sum = || words.par_chunks(1 << 16).map(|words| words.iter().sum::<u64>()).sum::<u64>();
+    assert_eq!(black_box(sum()), WORDS as u64);
+    let (start, mut count) = (Instant::now(), 0.0);
+    while start.elapsed().as_millis() < 1000 {
+        black_box(sum());
+        count += 1.0;
+    }
+    count * size_of_val(words.as_slice()) as f64 / start.elapsed().as_secs_f64()
+}
+
+fn load(model: &Path, precision: Option<Precision>, reading: f64) {
     let start = Instant::now();
     let engine = native::load(model, &job(precision, 64), &mut |_, _| {}).unwrap();
     let facts = engine.facts();
+    let bytes = facts.weight_bytes as f64;
     println!(
-        "{}: loaded in {:.3} s, {:.1} MB of weights",
+        "{}: loaded in {:.3} s, {:.1} MB of weights: read from memory, one prompt gets {:.0} tokens/s at most",
         facts.name,
         start.elapsed().as_secs_f64(),
-        facts.weight_bytes as f64 / 1e6
+        bytes / 1e6,
+        reading / bytes
     );
 }

@@ -7,7 +7,7 @@
 //! Weights are packed into panels once, when they are loaded. Work is shared out by panel, so one
 //! row of a single prompt occupies all threads as hundreds do. Weights that stay quantised multiply
 //! activations of bytes, others multiply floats. A row's result does not depend on the rows
-//! beside it either way: see [`int8`](super::int8) and [`kernel`](super::kernel).
+//! beside it either way: see [`int8`] and [`kernel`](super::kernel).
 
 use super::{
     int8::{self, Bytes, quantise},

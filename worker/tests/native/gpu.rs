@@ -16,8 +16,18 @@ fn on_gpu(batch: u32) -> Job {
 
 /// An engine on the machine's GPU. Without one, says which test is skipped.
 fn opened(path: &Path, batch: u32, test: &str) -> Option<Box<dyn Engine>> {
-    let engine = native::load(path, &on_gpu(batch), &mut |_, _| {});
-    engine.map_err(|error| skipped(test, &error.to_string())).ok()
+    match native::load(path, &on_gpu(batch), &mut |_, _| {}) {
+        Ok(engine) => Some(engine),
+        Err(error) => {
+            let error = error.to_string();
+            // Anything else is a fault where there is one.
+            let is_absent =
+                ["no NVIDIA driver", "NO_DEVICE"].iter().any(|said| error.contains(said));
+            assert!(is_absent, "{error}");
+            skipped(test, &error);
+            None
+        }
+    }
 }
 
 fn model() -> tempfile::TempDir {

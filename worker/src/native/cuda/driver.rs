@@ -395,7 +395,8 @@ pub(super) fn open_nvrtc(path: &Path) -> Result<(), EngineError> {
         .try_for_each(|path| open_library(path))
 }
 
-/// Opens a library by its path. Who asks for it by name later gets what is open already.
+/// Opens a library by its path. Who asks for its own name later gets what is open already; where the loader
+/// finds a library of another name that is tried first, that one is used.
 fn open_library(path: &Path) -> Result<(), EngineError> {
     // SAFETY: a library of CUDA's runs nothing but its own start when it is opened.
     let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL) };

@@ -27,7 +27,14 @@ fn gpus(test: &'static str) -> Vec<(&'static str, Opener)> {
         Ok(_) => {
             gpus.push(("real", Box::new(|shape| Some(Box::new(Driver::open(shape).unwrap())))));
         }
-        Err(error) => skipped(&format!("{test} on a real GPU"), &error.to_string()),
+        Err(error) => {
+            let error = error.to_string();
+            // Anything else is a fault where there is one.
+            let is_absent =
+                ["no NVIDIA driver", "NO_DEVICE"].iter().any(|said| error.contains(said));
+            assert!(is_absent, "{error}");
+            skipped(&format!("{test} on a real GPU"), &error);
+        }
     }
     gpus
 }

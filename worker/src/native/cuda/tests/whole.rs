@@ -30,17 +30,32 @@ use wire::{Device, EngineKind, Form, Job, Limits, Outcome, Precision, Prompt};
 
 const BOUNDS: Bounds = Bounds { sequences: 4, tokens: 64 };
 
+/// What is said where a GPU can't be opened.
+const NONE: &str = "there is none";
+
+/// What was loaded, or None without a GPU. Another error is a fault.
+fn there_is<T>(loaded: Result<T, EngineError>) -> Option<T> {
+    match loaded {
+        Ok(loaded) => Some(loaded),
+        Err(EngineError(reason)) => {
+            assert_eq!(reason, NONE);
+            None
+        }
+    }
+}
+
 /// The same model on the processor in 32 bits, and on a GPU; None without that GPU.
 fn pair(path: &Path, half: Half, open: &Opener) -> Option<[Box<dyn Executor>; 2]> {
     let files = ModelFiles::open(path).unwrap();
     let silent: &mut dyn FnMut(u64, u64) = &mut |_, _| {};
-    let opened = |shape| open(shape).ok_or_else(|| EngineError("there is none".to_owned()));
+    let opened = |shape| open(shape).ok_or_else(|| EngineError(NONE.to_owned()));
     let precision = match half {
         Half::Bf16 => Precision::Bf16,
         Half::F16 => Precision::F16,
     };
     let config = files.config.clone();
-    let gpu = cuda::load(config, &files.tensors, Some(precision), BOUNDS, &opened, silent).ok()?;
+    let gpu = cuda::load(config, &files.tensors, Some(precision), BOUNDS, &opened, silent);
+    let gpu = there_is(gpu)?;
     let model = Model::load(files.config, &files.tensors, Kept::F32, silent).unwrap();
     Some([Box::new(Processor::<f32>::new(model, 1)), gpu])
 }
@@ -170,8 +185,8 @@ fn job(batch: u32, kv_bytes: Option<u64>) -> Job {
 
 /// What bodies yield, whenever that was.
 fn answers(path: &Path, job: &Job, open: &Opener, bodies: &[Value]) -> Option<Vec<Value>> {
-    let opened = |shape| open(shape).ok_or_else(|| EngineError("there is none".to_owned()));
-    let engine = Loaded::load(path, job, &opened, &mut |_, _| {}).ok()?;
+    let opened = |shape| open(shape).ok_or_else(|| EngineError(NONE.to_owned()));
+    let engine = there_is(Loaded::load(path, job, &opened, &mut |_, _| {}))?;
     let (sender, receiver) = channel(bodies.len());
     for (index, body) in (0..).zip(bodies) {
         sender.try_send(Prompt { index, form: Form::Text, body: body.to_string() }).unwrap();
