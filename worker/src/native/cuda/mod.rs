@@ -24,6 +24,7 @@ mod plan;
 #[cfg(test)]
 mod tests;
 mod weights;
+mod words;
 
 use self::{
     device::{Device, Half, Shape},

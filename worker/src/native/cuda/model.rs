@@ -4,6 +4,7 @@ use super::{
     device::{Argument, Device, Half, Launch, Memory, Product, Shape},
     plan::{self, Attention, PARTS, TILE},
     weights::{Layer, Weights},
+    words::{Words, choice_words, signed},
 };
 use crate::{
     engine::EngineError,
@@ -27,12 +28,6 @@ const THREADS: usize = 256;
 
 /// Warps of a block where each has work of its own, as `kernels.cu` has it for attention.
 const WARPS: usize = 4;
-
-/// Words that say how a row's token is chosen, as `choosing.cu` has it.
-const CHOICE_WORDS: usize = 6;
-
-/// 2⁶⁴. A draw has 53 bits, so its product with this is exact.
-const DRAWS: f64 = 18_446_744_073_709_551_616.0;
 
 /// Of 16, how much of the memory that is left keys and values may take. Products take some for themselves
 /// when they are first used.
@@ -394,45 +389,4 @@ impl Buffers {
             tokens: take(sequences * WORD)?,
         })
     }
-}
-
-/// Words one after another, each piece at an address that 16 divides.
-#[derive(Default)]
-struct Words {
-    bytes: Vec<u8>,
-}
-
-impl Words {
-    fn add(&mut self, words: impl IntoIterator<Item = i32>) -> std::ops::Range<usize> {
-        self.bytes.resize(self.bytes.len().next_multiple_of(16), 0);
-        let start = self.bytes.len();
-        self.bytes.extend(words.into_iter().flat_map(i32::to_le_bytes));
-        start..self.bytes.len()
-    }
-}
-
-fn signed(count: usize) -> i32 {
-    i32::try_from(count).expect("rows of a step fit into 31 bits")
-}
-
-/// A row without a choice is chosen for like any other, and nobody looks.
-fn choice_words(choice: Option<Choice>) -> [i32; CHOICE_WORDS] {
-    let Some(Choice { temperature, top_p, top_k, min_p, uniform }) = choice else {
-        return [0; CHOICE_WORDS];
-    };
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "from 0 to below 1"
-    )]
-    let draw = (uniform * DRAWS) as u64;
-    let [low, high] = [draw, draw >> 32].map(|half| (half & 0xffff_ffff) as u32);
-    [
-        temperature.to_bits().cast_signed(),
-        top_p.to_bits().cast_signed(),
-        min_p.to_bits().cast_signed(),
-        i32::try_from(top_k).unwrap_or(i32::MAX),
-        low.cast_signed(),
-        high.cast_signed(),
-    ]
 }

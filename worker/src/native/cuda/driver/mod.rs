@@ -1,17 +1,20 @@
 //! A real GPU, through CUDA's libraries.
 //!
-//! The only file with unsafe code: it calls C. What it is asked it checks first, so that nobody else can
+//! The only folder with unsafe code: it calls C. What it is asked it checks first, so that nobody else can
 //! make a call that reaches beyond memory that was allocated; what kernels do with what they are given is
 //! the kernels' own affair, and happens in the GPU's memory.
 #![expect(unsafe_code, reason = "CUDA's libraries are C, and here is where they are called")]
 
+mod products;
+
+use self::products::{Known, Products, WORKSPACE, rounded};
 use super::{
     device::{Argument, Device, Half, KERNELS, Launch, Memory, Product, Shape},
     libraries::{self, Libraries},
 };
 use crate::engine::EngineError;
 use cudarc::{
-    cublaslt::{result as lt, sys as lt_sys},
+    cublaslt::result as lt,
     driver::{CudaContext, CudaFunction, CudaModule, CudaStream, DriverError, result, sys},
     nvrtc::{Ptx, result as nvrtc, sys as nvrtc_sys},
 };
@@ -26,11 +29,11 @@ use std::{
 };
 
 /// The kernels' source, with the compiler told where each file begins.
-const SOURCE: &str =
-    concat!(include_str!("kernels.cu"), "\n#line 1 \"choosing.cu\"\n", include_str!("choosing.cu"));
-
-/// Memory that products may take for sums: what NVIDIA recommends for Hopper.
-const WORKSPACE: usize = 32 << 20;
+const SOURCE: &str = concat!(
+    include_str!("../kernels.cu"),
+    "\n#line 1 \"choosing.cu\"\n",
+    include_str!("../choosing.cu")
+);
 
 /// The oldest kind of card whose tensor cores multiply both kinds of 16-bit numbers.
 const OLDEST: (i32, i32) = (8, 0);
@@ -54,30 +57,6 @@ impl fmt::Debug for Driver {
         f.debug_struct("Driver").field("name", &self.name).finish_non_exhaustive()
     }
 }
-
-/// cuBLASLt, and what it was asked before.
-struct Products {
-    handle: lt_sys::cublasLtHandle_t,
-    known: HashMap<Sizes, Known>,
-}
-
-/// Rows, columns, depth, and whether the output is wide.
-type Sizes = (usize, usize, usize, bool);
-
-/// How products of some sizes are computed.
-struct Known {
-    product: lt_sys::cublasLtMatmulDesc_t,
-    weights: lt_sys::cublasLtMatrixLayout_t,
-    input: lt_sys::cublasLtMatrixLayout_t,
-    output: lt_sys::cublasLtMatrixLayout_t,
-    algorithm: lt_sys::cublasLtMatmulAlgo_t,
-}
-
-// SAFETY: cuBLASLt's handles may be used by any thread, and by several at once; descriptors are only read
-// once they are made.
-unsafe impl Send for Products {}
-// SAFETY: as above.
-unsafe impl Sync for Products {}
 
 impl Driver {
     /// Opens the machine's first GPU, and compiles the kernels for it.
@@ -304,65 +283,6 @@ impl Drop for Driver {
             unsafe { result::free_sync(*address) }.unwrap_or_default();
         }
     }
-}
-
-impl Known {
-    /// In cuBLASLt's order of columns, our rows are columns: what is computed is the output's transpose, of
-    /// the weights, which lie as their transpose does, and of the input.
-    fn new(
-        handle: lt_sys::cublasLtHandle_t,
-        half: Half,
-        (rows, columns, depth, is_wide): Sizes,
-    ) -> Result<Self, lt::CublasError> {
-        let half = match half {
-            Half::Bf16 => lt_sys::cudaDataType_t::CUDA_R_16BF,
-            Half::F16 => lt_sys::cudaDataType_t::CUDA_R_16F,
-        };
-        let wide = lt_sys::cudaDataType_t::CUDA_R_32F;
-        let layout = |kind, height: usize, width: usize| {
-            lt::create_matrix_layout(kind, height as u64, width as u64, height.cast_signed() as i64)
-        };
-        let product =
-            lt::create_matmul_desc(lt_sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, wide)?;
-        let transposed = 1_i32;
-        // SAFETY: the attribute is an integer of 32 bits, and is copied.
-        unsafe {
-            lt::set_matmul_desc_attribute(
-                product,
-                lt_sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_TRANSA,
-                ptr::from_ref(&transposed).cast(),
-                size_of_val(&transposed),
-            )?;
-        }
-        let (weights, input) = (layout(half, depth, columns)?, layout(half, depth, rows)?);
-        let output = layout(if is_wide { wide } else { half }, columns, rows)?;
-        let preference = lt::create_matmul_pref()?;
-        // SAFETY: the attribute is a size, and is copied; all descriptors were just made.
-        let found = unsafe {
-            lt::set_matmul_pref_attribute(
-                preference,
-                lt_sys::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
-                ptr::from_ref(&WORKSPACE).cast(),
-                size_of_val(&WORKSPACE),
-            )?;
-            let found = lt::get_matmul_algo_heuristic(
-                handle, product, weights, input, output, output, preference,
-            );
-            lt::destroy_matmul_pref(preference)?;
-            found?
-        };
-        Ok(Self { product, weights, input, output, algorithm: found.algo })
-    }
-}
-
-/// So many rows, or a few more.
-fn rounded(rows: usize) -> usize {
-    let step = match rows {
-        ..=64 => 8,
-        65..=512 => 32,
-        _ => 128,
-    };
-    rows.next_multiple_of(step)
 }
 
 fn failed(what: &str, error: DriverError) -> EngineError {
