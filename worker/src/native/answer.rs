@@ -25,6 +25,8 @@ pub(super) struct Answer {
     history: History,
     stream: Stream,
     limit: usize,
+    /// Tokens asked for so far, by steps that were begun.
+    asked: usize,
     /// Tokens generated so far, an end among them.
     pub(super) count: usize,
     /// The text so far.
@@ -42,14 +44,18 @@ impl Answer {
         }
         let history = History::new(&sampling, prompt);
         let (text, stream, logprobs) = (String::new(), Stream::default(), Vec::new());
-        Self { request, sampling, history, stream, limit, count: 0, text, logprobs }
+        Self { request, sampling, history, stream, limit, asked: 0, count: 0, text, logprobs }
     }
 
-    /// How the next token is chosen, where nothing but the logits counts and nothing else is wanted.
-    pub(super) fn choice(&self, vocabulary: &Vocabulary) -> Option<Choice> {
-        let bans = self.is_early() && self.ends(vocabulary).next().is_some();
+    /// Asks for another token: how it is chosen, where nothing but the logits counts and nothing else is
+    /// wanted. Those asked for before need not be known yet.
+    pub(super) fn ask(&mut self, vocabulary: &Vocabulary) -> Option<Choice> {
+        let position = self.asked;
+        self.asked += 1;
+        let is_early = position < self.request.min_tokens;
+        let bans = is_early && self.ends(vocabulary).next().is_some();
         let is_plain = self.request.logprobs.is_none() && !bans;
-        is_plain.then(|| self.sampling.choice(self.count)).flatten()
+        is_plain.then(|| self.sampling.choice(position)).flatten()
     }
 
     /// Chooses the next token and takes it in. Also says whether the answer ends with it.
@@ -77,7 +83,7 @@ impl Answer {
         Some(self.take(token, facts, vocabulary))
     }
 
-    /// Takes in a token that was chosen as [`choice`](Self::choice) says. Also says whether the answer
+    /// Takes in a token that was chosen as [`ask`](Self::ask) says. Also says whether the answer
     /// ends with it.
     pub(super) fn accept(&mut self, token: u32, vocabulary: &Vocabulary) -> (u32, Option<Finish>) {
         self.take(token, None, vocabulary)

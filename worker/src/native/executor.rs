@@ -28,7 +28,7 @@ pub(super) enum Given {
     Token(Option<u32>),
 }
 
-/// A model with its keys and values.
+/// A model with its keys and values. It carries out steps one after another, as they are begun.
 pub(super) trait Executor: Debug + Send + Sync {
     /// What the model is made of.
     fn config(&self) -> &Config;
@@ -48,11 +48,22 @@ pub(super) trait Executor: Debug + Send + Sync {
     /// Makes room for so many blocks of keys and values. Called once, before the first step.
     fn keep(&mut self, blocks: usize) -> Result<(), EngineError>;
 
-    /// Takes the batch's tokens in. `choices` has an entry for each wanted row: how its next token is
-    /// chosen, or None where its logits are wanted.
-    fn step(&mut self, batch: &Batch, choices: &[Option<Choice>]) -> Result<(), EngineError>;
+    /// Whether a step may begin before the one before it is finished, with tokens that nobody but the
+    /// executor knows yet.
+    fn runs_ahead(&self) -> bool;
 
-    /// What the last step gave for the `row`-th wanted row; logits are written to `logits`. They may be
-    /// given where a token would do, and never the other way round.
+    /// Begins a step, which takes the batch's tokens in. `choices` has an entry for each wanted row: how its
+    /// next token is chosen, or None where its logits are wanted.
+    ///
+    /// One step at most may be unfinished, and none where the executor doesn't run ahead or where logits of
+    /// that step are wanted.
+    fn begin(&mut self, batch: &Batch, choices: &[Option<Choice>]) -> Result<(), EngineError>;
+
+    /// Finishes the step that was begun first.
+    fn finish(&mut self) -> Result<(), EngineError>;
+
+    /// What the step that was finished last gave for the `row`-th wanted row; logits are written to
+    /// `logits`. They may be given where a token would do if the executor doesn't run ahead, and never the
+    /// other way round.
     fn given(&self, row: usize, logits: &mut [f32]) -> Given;
 }

@@ -14,6 +14,8 @@
 //! and its seed only: not on what runs beside it, on how its parts fall into steps, on what the cache
 //! already holds, or on the processor's kind.
 
+#[cfg(test)]
+mod ahead;
 mod answer;
 mod attention;
 mod blocks;
@@ -45,6 +47,9 @@ mod sampling;
 mod scheduler;
 mod setup;
 mod simd;
+#[cfg(test)]
+#[path = "../../tests/native/small_model.rs"]
+mod small_model;
 mod template;
 mod tensor;
 #[cfg(target_arch = "x86_64")]

@@ -27,6 +27,9 @@ pub(super) struct Batch {
     pub(super) spans: Vec<Span>,
     /// The rows whose next token is wanted, ascending.
     pub(super) wanted: Vec<usize>,
+    /// Rows whose token only the executor knows, and for which wanted row of the step before it chose
+    /// that. What stands in `tokens` for them means nothing.
+    pub(super) unknown: Vec<(usize, usize)>,
 }
 
 /// A model's weights.

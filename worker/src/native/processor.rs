@@ -59,8 +59,16 @@ impl<N: KvNumber> Executor for Processor<N> {
         Ok(())
     }
 
-    fn step(&mut self, batch: &Batch, _: &[Option<Choice>]) -> Result<(), EngineError> {
+    fn runs_ahead(&self) -> bool {
+        false
+    }
+
+    fn begin(&mut self, batch: &Batch, _: &[Option<Choice>]) -> Result<(), EngineError> {
         self.model.step(batch, &mut self.cache, &mut self.workspace, &mut self.logits);
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<(), EngineError> {
         Ok(())
     }
 

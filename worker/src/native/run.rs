@@ -1,4 +1,13 @@
 //! The engine at work: prompts in, steps, completions out.
+//!
+//! ```text
+//! executor   ─[ step 1 ]─[ step 2 ]─[ step 3 ]─
+//! this        plan 2 ─ take in 1 ─ plan 3 ─ take in 2 ─
+//! ```
+//!
+//! Where the executor runs ahead, it is at a step while the tokens of the one before are taken in here and
+//! the one after is planned, unless a step's logits are wanted: its tokens are chosen here, and the step
+//! after it needs them.
 
 use super::{
     answer::{Answer, Finish},
@@ -7,7 +16,7 @@ use super::{
     random::mix,
     request::{self, Input, Request},
     response::{self, Facts},
-    scheduler::{Bounds, Scheduler, SequenceId},
+    scheduler::{Bounds, Scheduler, SequenceId, Step},
     setup::Native,
 };
 use crate::engine::{ANSWER_TOKENS, EngineError, Next, Outlet, Prompts};
@@ -41,6 +50,8 @@ struct Work<'a> {
     open: HashMap<u64, Open>,
     /// Answers under way, and the prompts that they are for.
     answers: HashMap<SequenceId, (u64, Answer)>,
+    /// Whose next tokens the step gives that was begun and isn't finished.
+    unfinished: Option<Vec<SequenceId>>,
 }
 
 /// Answers prompts until there are no more.
@@ -58,6 +69,7 @@ pub(super) fn run(
         scheduler: Scheduler::new(bounds, Blocks::new(native.blocks, native.sharing)),
         open: HashMap::new(),
         answers: HashMap::new(),
+        unfinished: None,
     };
     let mut over = false;
     loop {
@@ -71,7 +83,7 @@ pub(super) fn run(
                 Next::Over => over = true,
             }
         }
-        if taken.is_empty() && work.scheduler.is_idle() {
+        if taken.is_empty() && work.scheduler.is_idle() && work.unfinished.is_none() {
             match prompts.wait() {
                 Some(prompt) => taken.push(prompt),
                 None => return Ok(()),
@@ -105,7 +117,7 @@ impl Work<'_> {
         let mut sequences = Vec::new();
         for choice in 0..request.choices {
             let answer = Answer::new(Arc::clone(&request), choice, &tokens, limit);
-            let id = self.scheduler.add(tokens.clone());
+            let id = self.scheduler.add(tokens.clone(), tokens.len() + limit);
             sequences.push(id);
             self.answers.insert(id, (index, answer));
         }
@@ -113,28 +125,44 @@ impl Work<'_> {
         self.open.insert(index, open);
     }
 
+    /// Begins a step, and takes in what the one before it gave.
     fn step(&mut self) -> Result<(), EngineError> {
-        let step = self.scheduler.plan();
-        if step.batch.tokens.is_empty() {
-            return Ok(());
+        let Step { batch, wanted } = self.scheduler.plan();
+        let Self { native, executor, answers, .. } = self;
+        let ask = |id| {
+            let (_, answer) = answers.get_mut(id).expect("each sequence has an answer");
+            answer.ask(&native.vocabulary)
+        };
+        let choices: Vec<_> = wanted.iter().map(ask).collect();
+        let begins = !batch.tokens.is_empty();
+        if begins {
+            executor.begin(&batch, &choices)?;
         }
-        let answers: Vec<_> = step
-            .wanted
-            .iter()
-            .map(|id| (*id, self.answers.remove(id).expect("each sequence has an answer")))
-            .collect();
-        let Self { native, executor, .. } = self;
-        let choice = |(_, (_, answer)): &(_, (_, Answer))| answer.choice(&native.vocabulary);
-        let choices: Vec<_> = answers.iter().map(choice).collect();
-        executor.step(&step.batch, &choices)?;
+        if let Some(before) = self.unfinished.take() {
+            self.take_in(&before)?;
+        }
+        if begins && self.native.ahead && choices.iter().all(Option::is_some) {
+            self.unfinished = Some(wanted);
+        } else if begins {
+            self.take_in(&wanted)?;
+        }
+        Ok(())
+    }
+
+    /// Finishes the step that was begun first, and takes in what it gave.
+    fn take_in(&mut self, wanted: &[SequenceId]) -> Result<(), EngineError> {
+        let Self { native, executor, answers, .. } = self;
+        executor.finish()?;
         let vocabulary = executor.config().vocabulary;
         let executor = &**executor;
+        // Who ended with the step before has no more answer, and what this one gave is nobody's.
+        let answer = |(row, id): (usize, &SequenceId)| Some((row, *id, answers.remove(id)?));
+        let answers: Vec<_> = wanted.iter().enumerate().filter_map(answer).collect();
         let advanced: Vec<_> = answers
             .into_par_iter()
-            .enumerate()
             .map_init(
                 || vec![0.0; vocabulary],
-                |row_logits, (row, (id, (index, mut answer)))| {
+                |row_logits, (row, id, (index, mut answer))| {
                     let result = match executor.given(row, row_logits) {
                         Given::Logits => answer.advance(row_logits, &native.vocabulary),
                         Given::Token(token) => {
@@ -146,9 +174,10 @@ impl Work<'_> {
             )
             .collect();
         for (id, index, answer, result) in advanced {
-            let first = answer.count <= 1
-                && self.open.get(&index).is_some_and(|open| open.sequences[0] == id);
-            let tokens_in = if first { self.open[&index].tokens_in as u64 } else { 0 };
+            // Another answer to the same prompt may just have shown that there is none.
+            let Some(open) = self.open.get(&index) else { continue };
+            let first = answer.count <= 1 && open.sequences[0] == id;
+            let tokens_in = if first { open.tokens_in as u64 } else { 0 };
             self.outlet.count(tokens_in, 1);
             match result {
                 Some((token, None)) => {
@@ -164,8 +193,7 @@ impl Work<'_> {
 
     fn finish(&mut self, id: SequenceId, index: u64, answer: Answer, finish: Finish) {
         self.scheduler.finish(id);
-        // It may have been given up in this very step.
-        let Some(open) = self.open.get_mut(&index) else { return };
+        let open = self.open.get_mut(&index).expect("a prompt is open until its last answer");
         open.done.push((id, answer, finish));
         if open.done.len() < open.sequences.len() {
             return;

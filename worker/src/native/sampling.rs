@@ -140,7 +140,7 @@ impl Sampling {
     }
 
     /// The tokens to draw from and their weights; the best has the weight 1.
-    fn candidates(&self, logits: &[f32]) -> Vec<(u32, f64)> {
+    pub(super) fn candidates(&self, logits: &[f32]) -> Vec<(u32, f64)> {
         let largest = logits[best(logits) as usize];
         let weight = |logit: f32| f64::from((logit - largest) / self.temperature).exp();
         let all = logits.iter().zip(0..).map(|(logit, token)| (token, *logit));
@@ -223,7 +223,8 @@ impl Loop for Best<'_> {
     }
 }
 
-fn draw(candidates: &[(u32, f64)], uniform: f64) -> u32 {
+/// The candidate that a draw from 0 to below 1 falls on.
+pub(super) fn draw(candidates: &[(u32, f64)], uniform: f64) -> u32 {
     let total: f64 = candidates.iter().map(|(_, weight)| weight).sum();
     let mut left = uniform * total;
     for (token, weight) in candidates {

@@ -58,13 +58,17 @@ pub(super) struct Native {
     pub(super) blocks: usize,
     /// Whether prompts that begin alike share their blocks.
     pub(super) sharing: bool,
+    /// Whether a step begins before the tokens of the one before it are known.
+    pub(super) ahead: bool,
 }
 
 /// The engine, loaded.
 #[derive(Debug)]
 pub(super) struct Loaded {
-    native: Native,
-    executor: Box<dyn Executor>,
+    /// What answering goes by.
+    pub(super) native: Native,
+    /// What computes.
+    pub(super) executor: Box<dyn Executor>,
     pool: ThreadPool,
     facts: EngineFacts,
 }
@@ -170,6 +174,7 @@ impl Loaded {
             step_tokens,
             blocks,
             sharing: true,
+            ahead: executor.runs_ahead(),
         };
         Ok(Self { native, executor, pool, facts })
     }

@@ -62,6 +62,10 @@ impl Memory {
     }
 }
 
+/// A moment in what a GPU was told.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::native) struct Mark(pub(in crate::native) usize);
+
 /// Rows of 16-bit numbers times weights, with sums in 32 bits.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::native) struct Product {
@@ -152,11 +156,15 @@ pub(in crate::native) trait Device: Debug + Send + Sync {
     /// Takes memory; what is in it is anything.
     fn allocate(&mut self, bytes: usize) -> Result<Memory, EngineError>;
 
-    /// Writes to the start of a piece.
+    /// Writes to the start of a piece, after all that it was told before.
     fn write(&mut self, to: Memory, bytes: &[u8]) -> Result<(), EngineError>;
 
-    /// Reads from the start of a piece, once all that it was told before is done.
-    fn read(&mut self, from: Memory, bytes: &mut [u8]) -> Result<(), EngineError>;
+    /// Marks what it was told so far. Only the last two marks are remembered.
+    fn mark(&mut self) -> Result<Mark, EngineError>;
+
+    /// Reads from the start of a piece, once all that it was told before the mark is done. What it was told
+    /// since must leave the piece alone.
+    fn read_at(&mut self, mark: Mark, from: Memory, bytes: &mut [u8]) -> Result<(), EngineError>;
 
     /// Multiplies.
     fn multiply(&mut self, product: &Product) -> Result<(), EngineError>;

@@ -1,6 +1,6 @@
 //! A GPU on the processor, for tests: a program of `tests/emulator/` that has the kernels compiled in.
 
-use super::device::{Argument, Device, Launch, Memory, Product, Shape};
+use super::device::{Argument, Device, Launch, Mark, Memory, Product, Shape};
 use crate::engine::EngineError;
 use std::{
     collections::HashMap,
@@ -126,7 +126,12 @@ impl Device for Emulated {
         Ok(())
     }
 
-    fn read(&mut self, from: Memory, bytes: &mut [u8]) -> Result<(), EngineError> {
+    fn mark(&mut self) -> Result<Mark, EngineError> {
+        Ok(Mark(0))
+    }
+
+    // As late as it can be: after all that it was told since the mark, too.
+    fn read_at(&mut self, _: Mark, from: Memory, bytes: &mut [u8]) -> Result<(), EngineError> {
         assert!(bytes.len() <= from.bytes, "what is read is there");
         let (address, length) = (from.address.to_le_bytes(), (bytes.len() as u64).to_le_bytes());
         self.say(&[b"r", &address, &length]);

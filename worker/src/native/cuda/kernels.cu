@@ -95,9 +95,13 @@ __device__ __forceinline__ float sum_of_block(float value, float *scratch) {
 
 // The residual stream.
 
-// A block for each token: its row of the embedding.
-extern "C" __global__ void embed(const Half *table, const int *tokens, float *residual, int hidden) {
-    const Half *row = table + (size_t)tokens[blockIdx.x] * hidden;
+// A block for each token: its row of the embedding. A negative token is one that the step before chose: -1 its
+// first, -2 its second. Where that is no token, the prompt is given up, and whatever comes of it is nobody's.
+extern "C" __global__ void embed(const Half *table, const int *tokens, const int *chosen, float *residual,
+                                 int hidden) {
+    int token = tokens[blockIdx.x];
+    if (token < 0) token = chosen[-1 - token];
+    const Half *row = table + (size_t)(token < 0 ? 0 : token) * hidden;
     float *out = residual + (size_t)blockIdx.x * hidden;
     for (int i = threadIdx.x; i < hidden; i += blockDim.x) out[i] = widen(row[i]);
 }

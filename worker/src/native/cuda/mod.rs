@@ -11,6 +11,9 @@
 //! `kernels.cu` and `choosing.cu`, compiled for the model and the card when the engine comes up. Everything above
 //! [`device`] runs on any machine, against a GPU that the tests emulate.
 //!
+//! A step begins while the one before is under way: tokens that were chosen stay here for the next step, and
+//! are read a step late.
+//!
 //! Unlike on the CPU, what a prompt yields may differ in its last bits with what runs beside it: which
 //! kernel multiplies depends on how many rows there are.
 

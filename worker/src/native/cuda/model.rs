@@ -1,7 +1,7 @@
 //! One step of the model over a ragged batch, on a GPU.
 
 use super::{
-    device::{Argument, Device, Half, Launch, Memory, Product, Shape},
+    device::{Argument, Device, Half, Launch, Mark, Memory, Product, Shape},
     plan::{self, Attention, PARTS, TILE},
     weights::{Layer, Weights},
     words::{Words, choice_words, signed},
@@ -16,6 +16,7 @@ use crate::{
         scheduler::Bounds,
     },
 };
+use std::collections::VecDeque;
 
 /// Bytes of a number in the residual stream, of a logit and of a whole number.
 const WORD: usize = 4;
@@ -43,7 +44,20 @@ pub(super) struct Gpu {
     pub(super) buffers: Buffers,
     /// Keys and values of each layer.
     cache: Vec<(Memory, Memory)>,
+    /// Steps that were begun, the first one first.
+    unfinished: VecDeque<Unfinished>,
     given: Vec<Result<Option<u32>, Vec<f32>>>,
+}
+
+/// A step that was begun.
+#[derive(Debug)]
+struct Unfinished {
+    /// When it is done.
+    done: Mark,
+    /// Where it puts the tokens it chooses.
+    tokens: Memory,
+    /// Which of its wanted rows it chooses tokens for.
+    chooses: Vec<bool>,
 }
 
 /// What a step works in.
@@ -62,7 +76,8 @@ pub(super) struct Buffers {
     parts: Memory,
     part_sums: Memory,
     pub(super) logits: Memory,
-    tokens: Memory,
+    /// Chosen tokens: of the step that was begun last, and of the one before it.
+    tokens: [Memory; 2],
 }
 
 /// What a step is told, in the GPU's memory.
@@ -88,7 +103,8 @@ impl Gpu {
         bounds: Bounds,
     ) -> Result<Self, EngineError> {
         let buffers = Buffers::new(&mut *device, &config, shape, bounds)?;
-        Ok(Self { device, config, shape, weights, buffers, cache: Vec::new(), given: Vec::new() })
+        let (cache, unfinished, given) = (Vec::new(), VecDeque::new(), Vec::new());
+        Ok(Self { device, config, shape, weights, buffers, cache, unfinished, given })
     }
 
     /// Tells what a step is about.
@@ -99,7 +115,7 @@ impl Gpu {
     ) -> Result<Told, EngineError> {
         let rows = plan::rows(batch);
         let mut words = Words::default();
-        let tokens = words.add(batch.tokens.iter().map(|token| token.cast_signed()));
+        let tokens = words.add(rows.tokens);
         let positions = words.add(rows.positions);
         let slots = words.add(rows.slots);
         let tables = words.add(rows.tables);
@@ -256,28 +272,39 @@ impl Gpu {
         self.run("merge", [plan.merges.len(), heads], head_dim.next_multiple_of(32), &arguments)
     }
 
-    /// Chooses tokens where they are chosen here, and brings tokens and other logits to the host.
+    /// Chooses tokens where they are chosen here, which ends a step.
     pub(super) fn choose(
         &mut self,
         told: &Told,
         choices: &[Option<Choice>],
     ) -> Result<(), EngineError> {
-        let Buffers { logits, tokens, .. } = self.buffers;
-        let (rows, vocabulary) = (choices.len(), self.config.vocabulary);
-        let mut chosen = vec![0; rows * WORD];
-        if choices.iter().any(Option::is_some) {
-            let arguments = [logits.into(), told.choices.into(), tokens.into(), vocabulary.into()];
-            self.run("choose", [rows, 1], 2 * THREADS, &arguments)?;
-            self.device.read(tokens, &mut chosen)?;
+        let Buffers { logits, tokens: [tokens, _], .. } = self.buffers;
+        let chooses: Vec<bool> = choices.iter().map(Option::is_some).collect();
+        if chooses.contains(&true) {
+            let vocabulary = self.config.vocabulary.into();
+            let arguments = [logits.into(), told.choices.into(), tokens.into(), vocabulary];
+            self.run("choose", [choices.len(), 1], 2 * THREADS, &arguments)?;
         }
+        let done = self.device.mark()?;
+        self.unfinished.push_back(Unfinished { done, tokens, chooses });
+        Ok(())
+    }
+
+    /// Brings a step's tokens, and logits where no token was chosen, to the host.
+    fn bring(&mut self, step: &Unfinished) -> Result<(), EngineError> {
+        let Unfinished { done, tokens, chooses } = step;
+        let mut chosen = vec![0; chooses.len() * WORD];
+        self.device.read_at(*done, *tokens, &mut chosen)?;
         self.given.clear();
         let (chosen, _) = chosen.as_chunks::<WORD>();
-        for (row, (choice, token)) in choices.iter().zip(chosen).enumerate() {
-            let given = if choice.is_some() {
+        for (row, (chooses, token)) in chooses.iter().zip(chosen).enumerate() {
+            let given = if *chooses {
                 Ok(u32::try_from(i32::from_le_bytes(*token)).ok())
             } else {
-                let mut bytes = vec![0; vocabulary * WORD];
-                self.device.read(logits.part(row * bytes.len(), bytes.len()), &mut bytes)?;
+                assert!(self.unfinished.is_empty(), "no step goes over logits that are wanted");
+                let mut bytes = vec![0; self.config.vocabulary * WORD];
+                let own = self.buffers.logits.part(row * bytes.len(), bytes.len());
+                self.device.read_at(*done, own, &mut bytes)?;
                 let (words, _) = bytes.as_chunks::<WORD>();
                 Err(words.iter().map(|word| f32::from_le_bytes(*word)).collect())
             };
@@ -321,23 +348,32 @@ impl Executor for Gpu {
         Ok(())
     }
 
-    fn step(&mut self, batch: &Batch, choices: &[Option<Choice>]) -> Result<(), EngineError> {
+    fn runs_ahead(&self) -> bool {
+        true
+    }
+
+    fn begin(&mut self, batch: &Batch, choices: &[Option<Choice>]) -> Result<(), EngineError> {
+        assert!(
+            self.unfinished.len() < 2,
+            "a step is finished before the second one after it begins"
+        );
         let (rows, wanted) = (batch.tokens.len(), batch.wanted.len());
         let bounds = self.buffers.bounds;
         assert!(rows <= bounds.tokens && wanted <= bounds.sequences, "steps keep to their bounds");
         let told = self.tell(batch, choices)?;
-        let Buffers { residual, product, normed, logits, .. } = self.buffers;
+        self.buffers.tokens.reverse();
+        let Buffers { residual, product, normed, logits, tokens: [_, chosen], .. } = self.buffers;
         let Config { hidden, vocabulary, .. } = self.config;
         let Weights { embedding, norm, output, .. } = self.weights;
-        let arguments = [embedding.into(), told.tokens.into(), residual.into(), hidden.into()];
+        let (tokens, residual) = (told.tokens.into(), residual.into());
+        let arguments = [embedding.into(), tokens, chosen.into(), residual, hidden.into()];
         self.run("embed", [rows, 1], THREADS, &arguments)?;
         self.find_angles(rows, &told)?;
         for index in 0..self.config.layers {
             self.layer(index, rows, &told)?;
         }
-        self.given.clear();
         if wanted == 0 {
-            return Ok(());
+            return self.choose(&told, choices);
         }
         let before = (0 < self.config.layers).then_some(product);
         self.normalise(before, None, norm, Some(told.wanted), wanted)?;
@@ -345,6 +381,11 @@ impl Executor for Gpu {
         let (weights, input, output, rows) = (output, normed, logits, wanted);
         self.device.multiply(&Product { weights, input, output, rows, columns, depth, is_wide })?;
         self.choose(&told, choices)
+    }
+
+    fn finish(&mut self) -> Result<(), EngineError> {
+        let step = self.unfinished.pop_front().expect("a step was begun");
+        self.bring(&step)
     }
 
     fn given(&self, row: usize, logits: &mut [f32]) -> Given {
@@ -386,7 +427,7 @@ impl Buffers {
             parts: take(parts * shape.padded() * WORD)?,
             part_sums: take(parts * 2 * WORD)?,
             logits: take(sequences * vocabulary * WORD)?,
-            tokens: take(sequences * WORD)?,
+            tokens: [take(sequences * WORD)?, take(sequences * WORD)?],
         })
     }
 }

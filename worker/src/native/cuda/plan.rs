@@ -32,6 +32,8 @@ pub(super) struct Attention {
 /// What a step's kernels read, whatever the layer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Rows {
+    /// Each token; or which wanted row of the step before gave it: -1 the first, -2 the second.
+    pub(super) tokens: Vec<i32>,
     /// Each token's position.
     pub(super) positions: Vec<i32>,
     /// Each token's place in the cache.
@@ -42,7 +44,11 @@ pub(super) struct Rows {
 
 /// Where each token of a batch belongs.
 pub(super) fn rows(batch: &Batch) -> Rows {
-    let mut rows = Rows::default();
+    let tokens = batch.tokens.iter().map(|token| token.cast_signed()).collect();
+    let mut rows = Rows { tokens, ..Rows::default() };
+    for (row, wanted) in &batch.unknown {
+        rows.tokens[*row] = -1 - number(*wanted);
+    }
     for span in &batch.spans {
         for position in span.position..span.position + span.count {
             let block = span.blocks[position / BLOCK] as usize;

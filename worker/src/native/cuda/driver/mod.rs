@@ -9,13 +9,16 @@ mod products;
 
 use self::products::{Known, Products, WORKSPACE, rounded};
 use super::{
-    device::{Argument, Device, Half, KERNELS, Launch, Memory, Product, Shape},
+    device::{Argument, Device, Half, KERNELS, Launch, Mark, Memory, Product, Shape},
     libraries::{self, Libraries},
 };
 use crate::engine::EngineError;
 use cudarc::{
     cublaslt::result as lt,
-    driver::{CudaContext, CudaFunction, CudaModule, CudaStream, DriverError, result, sys},
+    driver::{
+        CudaContext, CudaEvent, CudaFunction, CudaModule, CudaStream, DriverError, PinnedHostSlice,
+        result, sys,
+    },
     nvrtc::{Ptx, result as nvrtc, sys as nvrtc_sys},
 };
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
@@ -35,6 +38,10 @@ const SOURCE: &str = concat!(
     include_str!("../choosing.cu")
 );
 
+/// Bytes that are written without waiting for the GPU, at most: more than a step is told, but for one of
+/// very long contexts.
+const STAGED: usize = 4 << 20;
+
 /// The oldest kind of card whose tensor cores multiply both kinds of 16-bit numbers.
 const OLDEST: (i32, i32) = (8, 0);
 
@@ -44,12 +51,25 @@ pub(super) struct Driver {
     half: Half,
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
+    /// Reads, which don't wait for what `stream` was told after what they wait for.
+    reading: Arc<CudaStream>,
+    /// The last two marks.
+    marked: [CudaEvent; 2],
+    marks: usize,
+    stages: [Stage; 2],
     functions: HashMap<&'static str, CudaFunction>,
     _module: Arc<CudaModule>,
     products: Products,
     workspace: Memory,
     /// Where each piece of memory ends, by where it begins.
     allocated: BTreeMap<u64, u64>,
+}
+
+/// Memory from which the GPU fetches what is written while the writer goes on: it is page-locked.
+struct Stage {
+    memory: PinnedHostSlice<u8>,
+    /// What was written last.
+    fetched: CudaEvent,
 }
 
 impl fmt::Debug for Driver {
@@ -95,7 +115,16 @@ impl Driver {
                 module.load_function(kernel).map_err(|error| failed("load a kernel", error))?;
             functions.insert(kernel, function);
         }
-        let stream = context.new_stream().map_err(|error| failed("be given work", error))?;
+        let no_work = |error| failed("be given work", error);
+        let stream = context.new_stream().map_err(no_work)?;
+        let reading = context.new_stream().map_err(no_work)?;
+        let event = || context.new_event(None).map_err(no_work);
+        let stage = || {
+            // SAFETY: what is in it is never taken for anything before it is written.
+            let memory = unsafe { context.alloc_pinned(STAGED) }.map_err(no_work)?;
+            Ok(Stage { memory, fetched: event()? })
+        };
+        let (marked, stages) = ([event()?, event()?], [stage()?, stage()?]);
         let handle = lt::create_handle()
             .map_err(|error| EngineError(format!("cuBLASLt can't be started: {error}")))?;
         let mut driver = Self {
@@ -103,6 +132,10 @@ impl Driver {
             half: shape.half,
             context,
             stream,
+            reading,
+            marked,
+            marks: 0,
+            stages,
             functions,
             _module: module,
             products: Products { handle, known: HashMap::new() },
@@ -156,21 +189,45 @@ impl Device for Driver {
     fn write(&mut self, to: Memory, bytes: &[u8]) -> Result<(), EngineError> {
         assert!(bytes.len() <= to.bytes && self.is_own(to), "what is written has room");
         self.bind()?;
-        // SAFETY: the target was allocated and is long enough. The source isn't page-locked, so the driver
-        // has copied it when the call returns.
-        unsafe { result::memcpy_htod_async(to.address, bytes, self.stream.cu_stream()) }
-            .map_err(|error| failed("be written to", error))
+        let failed = |error: DriverError| failed("be written to", error);
+        if STAGED < bytes.len() {
+            // SAFETY: the target was allocated and is long enough. The source isn't page-locked, so the
+            // driver has copied it when the call returns.
+            return unsafe {
+                result::memcpy_htod_async(to.address, bytes, self.stream.cu_stream())
+            }
+            .map_err(failed);
+        }
+        self.stages.reverse();
+        let [Stage { memory, fetched }, _] = &mut self.stages;
+        fetched.synchronize().map_err(failed)?;
+        let staged = &mut memory.as_mut_slice().map_err(failed)?[..bytes.len()];
+        staged.copy_from_slice(bytes);
+        // SAFETY: the target was allocated and is long enough, and the source stays as it is until it was
+        // fetched.
+        unsafe { result::memcpy_htod_async(to.address, staged, self.stream.cu_stream()) }
+            .map_err(failed)?;
+        fetched.record(&self.stream).map_err(failed)
     }
 
-    fn read(&mut self, from: Memory, bytes: &mut [u8]) -> Result<(), EngineError> {
+    fn mark(&mut self) -> Result<Mark, EngineError> {
+        self.marks += 1;
+        let event = &self.marked[self.marks % 2];
+        event.record(&self.stream).map_err(|error| failed("be given work", error))?;
+        Ok(Mark(self.marks))
+    }
+
+    fn read_at(&mut self, mark: Mark, from: Memory, bytes: &mut [u8]) -> Result<(), EngineError> {
         assert!(bytes.len() <= from.bytes && self.is_own(from), "what is read is there");
+        assert!(self.marks < mark.0 + 2, "a mark is one of the last two");
         self.bind()?;
         let failed = |error: DriverError| failed("carry out a step", error);
+        self.marked[mark.0 % 2].synchronize().map_err(failed)?;
         // SAFETY: the source was allocated and is long enough, and nobody looks at the target before
         // the stream is done.
-        unsafe { result::memcpy_dtoh_async(bytes, from.address, self.stream.cu_stream()) }
+        unsafe { result::memcpy_dtoh_async(bytes, from.address, self.reading.cu_stream()) }
             .map_err(failed)?;
-        self.stream.synchronize().map_err(failed)
+        self.reading.synchronize().map_err(failed)
     }
 
     fn multiply(&mut self, product: &Product) -> Result<(), EngineError> {
@@ -267,6 +324,7 @@ impl Drop for Driver {
         // A GPU that fails now has no work of ours left.
         drop(self.bind());
         self.stream.synchronize().unwrap_or_default();
+        self.reading.synchronize().unwrap_or_default();
         for known in self.products.known.values() {
             // SAFETY: they were made, are freed once, and no product is under way.
             unsafe {

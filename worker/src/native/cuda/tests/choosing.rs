@@ -98,6 +98,7 @@ fn tokens_are_those_that_the_processor_chooses() {
                 choices[7] = None;
                 let told = gpu.tell(&Batch::default(), &choices).unwrap();
                 gpu.choose(&told, &choices).unwrap();
+                gpu.finish().unwrap();
                 for (row, sampling) in samplings.iter().enumerate() {
                     let mut own = logits(vocabulary, row);
                     let mut given = vec![0.0; vocabulary];

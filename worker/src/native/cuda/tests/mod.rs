@@ -67,7 +67,8 @@ fn word_bytes(values: &[f32]) -> Vec<u8> {
 
 fn read_halves(device: &mut dyn Device, from: Memory, half: Half, count: usize) -> Vec<f32> {
     let mut bytes = vec![0; 2 * count];
-    device.read(from, &mut bytes).unwrap();
+    let now = device.mark().unwrap();
+    device.read_at(now, from, &mut bytes).unwrap();
     let widened = |bytes: &[u8; 2]| match half {
         Half::Bf16 => bf16::from_le_bytes(*bytes).to_f32(),
         Half::F16 => f16::from_le_bytes(*bytes).to_f32(),

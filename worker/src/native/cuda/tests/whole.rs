@@ -1,13 +1,10 @@
 //! Whole steps of whole models, and whole answers.
 
-#[path = "../../../../tests/native/small_model.rs"]
-mod small_model;
-
-use self::small_model::SmallModel;
 use super::{Opener, gpus};
 use crate::{
-    engine::{Engine, EngineError, Outlet, Prompts},
+    engine::EngineError,
     native::{
+        ahead::{answers, bodies, job, model, tight},
         blocks::Blocks,
         cuda::{self, device::Half, emulated::skipped},
         executor::{Executor, Given},
@@ -18,15 +15,12 @@ use crate::{
         sampling::best,
         scheduler::{Bounds, Scheduler},
         setup::Loaded,
+        small_model::SmallModel,
     },
 };
-use serde_json::{Value, json};
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
-use tokio::sync::mpsc::{channel, unbounded_channel};
-use wire::{Device, EngineKind, Form, Job, Limits, Outcome, Precision, Prompt};
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use wire::{Device, Precision};
 
 const BOUNDS: Bounds = Bounds { sequences: 4, tokens: 64 };
 
@@ -80,13 +74,14 @@ fn difference(
         let token =
             |at: usize| (at * 37 + if at < 40 { 0 } else { seed * 11 }) % vocabulary.min(256);
         let tokens = (0..*length).map(|at| u32::try_from(token(at)).unwrap()).collect();
-        left.insert(scheduler.add(tokens), answer);
+        left.insert(scheduler.add(tokens, length + answer), answer);
     }
     let (mut most, mut sum, mut count): (f64, f64, f64) = (0.0, 0.0, 0.0);
     while !scheduler.is_idle() {
         let step = scheduler.plan();
         for executor in &mut *executors {
-            executor.step(&step.batch, &vec![None; step.wanted.len()]).unwrap();
+            executor.begin(&step.batch, &vec![None; step.wanted.len()]).unwrap();
+            executor.finish().unwrap();
         }
         for (row, id) in step.wanted.iter().enumerate() {
             let [wanted, got] = executors.each_ref().map(|executor| {
@@ -167,75 +162,26 @@ fn steps_of_a_quantised_model_agree_with_the_processors() {
     agrees(&path, "SmolLM2-135M", &[5, 20], test);
 }
 
-fn job(batch: u32, kv_bytes: Option<u64>) -> Job {
-    Job {
-        engine: EngineKind::Native,
-        model: wire::Model { name: "tested".to_owned(), sources: Vec::new() },
-        precision: Some(Precision::F16),
-        limits: Limits {
-            batch: Some(batch),
-            kv_bytes,
-            device: Some(Device::Cuda),
-            ..Limits::default()
-        },
-        seed: 7,
-        defaults: String::new(),
-    }
-}
-
-/// What bodies yield, whenever that was.
-fn answers(path: &Path, job: &Job, open: &Opener, bodies: &[Value]) -> Option<Vec<Value>> {
+/// The engine on a GPU; None without that GPU.
+fn engine(path: &Path, batch: u32, open: &Opener) -> Option<Loaded> {
     let opened = |shape| open(shape).ok_or_else(|| EngineError(NONE.to_owned()));
-    let engine = there_is(Loaded::load(path, job, &opened, &mut |_, _| {}))?;
-    let (sender, receiver) = channel(bodies.len());
-    for (index, body) in (0..).zip(bodies) {
-        sender.try_send(Prompt { index, form: Form::Text, body: body.to_string() }).unwrap();
-    }
-    drop(sender);
-    let (outlet, mut completions) = unbounded_channel();
-    Box::new(engine).run(Prompts::new(receiver), Outlet::new(outlet, Arc::default())).unwrap();
-    let mut all = Vec::new();
-    while let Ok(completion) = completions.try_recv() {
-        let Outcome::Done { body, .. } = completion.outcome else {
-            panic!("{:?}", completion.outcome);
-        };
-        let mut body: Value = serde_json::from_str(&body).unwrap();
-        body["created"].take();
-        all.push((completion.index, body));
-    }
-    all.sort_by_key(|(index, _)| *index);
-    assert_eq!(all.len(), bodies.len());
-    Some(all.into_iter().map(|(_, body)| body).collect())
+    there_is(Loaded::load(path, &job(batch, Some(Device::Cuda)), &opened, &mut |_, _| {}))
 }
 
 #[test]
 fn answers_depend_on_their_prompt_only_where_products_do() {
     let test = "answers_depend_on_their_prompt_only_where_products_do";
-    let folder = tempfile::tempdir().unwrap();
-    SmallModel::new("llama", json!({})).write(folder.path(), 1);
-    let body = |at: usize, more: Value| {
-        let tokens: Vec<usize> = (0..20 + at * 9).map(|token| (token * 31 + at) % 256).collect();
-        let mut body = json!({"prompt": tokens, "max_tokens": 12, "ignore_eos": true});
-        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        body
-    };
-    // Some choose on the GPU and some on the host, in the same steps.
-    let bodies = [
-        body(0, json!({"temperature": 0})),
-        body(1, json!({"temperature": 1, "top_p": 0.8})),
-        body(2, json!({"temperature": 0, "logprobs": 3})),
-        body(3, json!({"temperature": 0.7, "top_k": 5, "n": 2})),
-        body(4, json!({"temperature": 1, "frequency_penalty": 0.5})),
-        body(5, json!({"temperature": 1.2, "seed": 3, "min_p": 0.1})),
-        body(6, json!({"temperature": 0, "ignore_eos": false, "min_tokens": 5})),
-    ];
+    let folder = model();
     // On a real GPU products choose their kernels by the number of rows.
     for (who, open) in gpus(test).into_iter().filter(|(who, _)| *who == "emulated") {
-        let Some(alone) = answers(folder.path(), &job(1, None), &open, &bodies) else { continue };
-        let block = 2 * 32 * 32 * 2 * 2 * 2;
-        for kv_bytes in [None, Some(6 * block)] {
-            let together = answers(folder.path(), &job(6, kv_bytes), &open, &bodies).unwrap();
-            assert_eq!(together, alone, "{who}, {kv_bytes:?}");
+        let engine = |batch| engine(folder.path(), batch, &open);
+        // Those that choose on the GPU only run ahead all the time.
+        for bodies in [bodies(false), bodies(true)] {
+            let Some(mut alone) = engine(1) else { continue };
+            alone.native.ahead = false;
+            let alone = answers(alone, &bodies);
+            assert_eq!(answers(engine(6).unwrap(), &bodies), alone, "{who}");
+            assert_eq!(answers(tight(engine(6).unwrap()), &bodies), alone, "{who}, tight");
         }
     }
 }

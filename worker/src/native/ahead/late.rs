@@ -1,0 +1,119 @@
+//! An executor for tests that runs ahead of what is computed here: it chooses tokens itself and gives them only
+//! when it is asked to finish, as a GPU does. What it is told it holds against what executors promise.
+
+use crate::{
+    engine::EngineError,
+    native::{
+        config::Config,
+        executor::{Choice, Executor, Given},
+        model::Batch,
+        sampling::{Sampling, best, draw},
+    },
+};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+/// What a step gave for a wanted row.
+type Row = Result<Option<u32>, Vec<f32>>;
+
+/// One that runs ahead.
+#[derive(Debug)]
+pub(super) struct Late {
+    inner: Box<dyn Executor>,
+    unfinished: VecDeque<Vec<Row>>,
+    /// What the step that was begun last gave.
+    last: Vec<Row>,
+    given: Vec<Row>,
+    /// Rows whose token nobody else knew.
+    ahead: Arc<AtomicUsize>,
+}
+
+impl Late {
+    /// It has `inner` compute, and counts in `ahead` the rows whose token nobody else knew.
+    pub(super) fn new(inner: Box<dyn Executor>, ahead: Arc<AtomicUsize>) -> Self {
+        let (unfinished, last, given) = (VecDeque::new(), Vec::new(), Vec::new());
+        Self { inner, unfinished, last, given, ahead }
+    }
+}
+
+fn choose(choice: Choice, logits: &[f32]) -> u32 {
+    let Choice { temperature, top_p, top_k, min_p, uniform } = choice;
+    let sampling = Sampling { temperature, top_p, top_k, min_p, ..Sampling::default() };
+    if temperature <= 0.0 { best(logits) } else { draw(&sampling.candidates(logits), uniform) }
+}
+
+impl Executor for Late {
+    fn config(&self) -> &Config {
+        self.inner.config()
+    }
+
+    fn kind(&self) -> String {
+        format!("{}, late", self.inner.kind())
+    }
+
+    fn weight_bytes(&self) -> u64 {
+        self.inner.weight_bytes()
+    }
+
+    fn block_bytes(&self) -> u64 {
+        self.inner.block_bytes()
+    }
+
+    fn room(&self) -> Result<Option<u64>, EngineError> {
+        self.inner.room()
+    }
+
+    fn keep(&mut self, blocks: usize) -> Result<(), EngineError> {
+        self.inner.keep(blocks)
+    }
+
+    fn runs_ahead(&self) -> bool {
+        true
+    }
+
+    fn begin(&mut self, batch: &Batch, choices: &[Option<Choice>]) -> Result<(), EngineError> {
+        assert!(self.unfinished.len() < 2, "one step at most is unfinished");
+        let gives_tokens = |step: &Vec<Row>| step.iter().all(Result::is_ok);
+        assert!(self.unfinished.iter().all(gives_tokens), "nobody goes ahead of logits");
+        let mut batch = batch.clone();
+        for (row, wanted) in &batch.unknown {
+            assert!(!self.unfinished.is_empty(), "what is known is told");
+            let token = self.last[*wanted].as_ref().expect("it is chosen here");
+            // Without one the prompt is given up, and any will do.
+            batch.tokens[*row] = token.unwrap_or(0);
+        }
+        self.ahead.fetch_add(batch.unknown.len(), Relaxed);
+        self.inner.begin(&batch, choices)?;
+        self.inner.finish()?;
+        let mut logits = vec![0.0; self.config().vocabulary];
+        let mut give = |(row, choice): (usize, &Option<Choice>)| {
+            self.inner.given(row, &mut logits);
+            let is_number = logits[best(&logits) as usize].is_finite();
+            let token = |choice| is_number.then(|| choose(choice, &logits));
+            choice.map(token).ok_or_else(|| logits.clone())
+        };
+        self.last = choices.iter().enumerate().map(&mut give).collect();
+        self.unfinished.push_back(self.last.clone());
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<(), EngineError> {
+        self.given = self.unfinished.pop_front().expect("a step was begun");
+        Ok(())
+    }
+
+    fn given(&self, row: usize, logits: &mut [f32]) -> Given {
+        match &self.given[row] {
+            Ok(token) => Given::Token(*token),
+            Err(given) => {
+                logits.copy_from_slice(given);
+                Given::Logits
+            }
+        }
+    }
+}
