@@ -19,7 +19,7 @@
 //! most (790, as measured on an H200).
 //!
 //! `scripts/llama-bench-build` builds llama.cpp from what a package index has, and
-//! `scripts/bench-models` makes files of one model in several formats.
+//! `benches/models.py` makes files of one model in several formats.
 #![expect(clippy::print_stdout, reason = "a bench's table is its output")]
 
 mod alone;

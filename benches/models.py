@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes the models that the native engine's bench is run with, from a GGUF file of a small model.
 
-    scripts/bench-models IN.gguf FOLDER
+    benches/models.py IN.gguf FOLDER
 
 writes FOLDER/f32.gguf and FOLDER/q8_0.gguf with the numbers that IN has, FOLDER/q4_1.gguf in which all
 matrices but the vocabulary's have 4 bits, and FOLDER/half-f32.gguf, -q8_0 and -q4_1: the shape of a
