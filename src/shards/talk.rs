@@ -163,7 +163,6 @@ pub struct Talk {
     pub promise: Option<Promise>,
 }
 
-/// Why a conversation ended.
 /// What is said next.
 enum Next {
     /// How long the machine may go on by itself.
@@ -174,6 +173,7 @@ enum Next {
     Prompts,
 }
 
+/// Why a conversation ended.
 #[derive(Debug, thiserror::Error)]
 enum Broken {
     #[error(transparent)]
@@ -469,6 +469,7 @@ impl Talker {
         }
     }
 
+    /// Does what the runner wants said, but for prompts, which only get in line.
     async fn obey(
         &self,
         order: Say,
