@@ -169,8 +169,9 @@ fn part_that_keeps_results() {
     runtime.block_on(async {
         let (sink, resumed) = Sink::open(&files, false).expect("there is room");
         let mut durable = sink.durable();
-        let first = resumed.done().first_missing().expect("there are a million");
-        for index in first.. {
+        let done = resumed.done();
+        // Completions and errors are two files, and a kill between their writes leaves a gap.
+        for index in (0..).filter(|index| !done.contains(*index)) {
             let ticket = sink.put(vec![record(index)]).await.expect("there is room");
             if index.is_multiple_of(7) {
                 durable.wait(ticket).await.expect("there is room");
