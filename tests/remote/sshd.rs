@@ -149,9 +149,13 @@ async fn an_eleventh_command_is_refused_and_may_be_tried_later() {
 /// sees all processes. Returns what the machine wrote into its folder. None where that can't be had.
 fn plants_a_key(before: &str) -> Option<tempfile::TempDir> {
     let folder = tempfile::tempdir().unwrap();
-    let script = include_str!("../../templates/host-key.sh").replace("@KEY@", "a key");
+    // No two machines have the same key: one that sees another's processes would take them for its own.
+    let key = folder.path().display().to_string();
+    let script = include_str!("../../templates/host-key.sh").replace("@KEY@", &key);
     let mut machine = Command::new("bwrap");
     machine.args(["--dev-bind", "/", "/", "--tmpfs", "/etc/ssh", "--chdir"]).arg(folder.path());
+    // Who started the tests may have chosen to hear no hang-up, and a shell can't choose otherwise.
+    machine.args(["env", "--default-signal=HUP"]);
     match machine.args(["sh", "-c", &format!("{before}\n{script}\n>planted\nwait")]).status() {
         Ok(status) if status.success() => Some(folder),
         Ok(_) | Err(_) => {
