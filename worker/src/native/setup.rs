@@ -121,12 +121,13 @@ impl Loaded {
         let mut executor: Box<dyn Executor> = load_on(&pool, progress, |progress| {
             if on_gpu {
                 let bounds = Bounds { sequences: batch, tokens: step_tokens };
-                return cuda::load(config, &tensors, job.precision, bounds, open, progress);
+                let gpu = cuda::load(config, &tensors, job.precision, bounds, open, progress)?;
+                return Ok(Box::new(gpu) as Box<dyn Executor>);
             }
             let model = Model::load(config, &tensors, kept, progress)?;
             // Who asks for 32 bits wants them throughout.
             Ok(if kept == Kept::F32 {
-                Box::new(Processor::<f32>::new(model, threads)) as Box<dyn Executor>
+                Box::new(Processor::<f32>::new(model, threads))
             } else {
                 Box::new(Processor::<HalfBits>::new(model, threads))
             })

@@ -13,6 +13,8 @@ struct Choice {
     int top_k;
     // The draw: 64 bits behind the point, of which 53 count.
     Mass draw;
+    // Where the token goes.
+    int place, unused;
 };
 
 struct Ranking {
@@ -168,7 +170,7 @@ extern "C" __global__ void choose(const float *all_logits, const Choice *choices
     int best = best_token(logits, count);
     bool is_finite = 0 <= best && (__float_as_uint(logits[best]) & 0x7f800000u) != 0x7f800000u;
     if (!is_finite || choice.temperature <= 0.0f) {
-        if (threadIdx.x == 0) tokens[blockIdx.x] = is_finite ? best : -1;
+        if (threadIdx.x == 0) tokens[choice.place] = is_finite ? best : -1;
         return;
     }
     Ranking ranking = {logits, count, logits[best], choice.temperature, choice.min_p};
@@ -206,5 +208,5 @@ extern "C" __global__ void choose(const float *all_logits, const Choice *choices
     } else {
         token = find_token(ranking, target, 0);
     }
-    if (threadIdx.x == 0) tokens[blockIdx.x] = token < 0 ? best : token;
+    if (threadIdx.x == 0) tokens[choice.place] = token < 0 ? best : token;
 }

@@ -66,6 +66,10 @@ impl Memory {
 #[derive(Clone, Copy, Debug)]
 pub(in crate::native) struct Mark(pub(in crate::native) usize);
 
+/// Something that a GPU can do again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::native) struct Recording(pub(in crate::native) usize);
+
 /// Rows of 16-bit numbers times weights, with sums in 32 bits.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::native) struct Product {
@@ -83,6 +87,16 @@ pub(in crate::native) struct Product {
     pub(in crate::native) depth: usize,
     /// Whether the output's numbers have 32 bits.
     pub(in crate::native) is_wide: bool,
+}
+
+/// So many rows of a product, or a few more: there are few such sizes, and each is looked up once.
+pub(in crate::native) fn rounded(rows: usize) -> usize {
+    let step = match rows {
+        ..=64 => 8,
+        65..=512 => 32,
+        _ => 128,
+    };
+    rows.next_multiple_of(step)
 }
 
 /// What a kernel is given.
@@ -171,4 +185,14 @@ pub(in crate::native) trait Device: Debug + Send + Sync {
 
     /// Runs a kernel.
     fn launch(&mut self, launch: &Launch<'_>) -> Result<(), EngineError>;
+
+    /// Begins to remember what it is told, which isn't done. Only products and kernels may be told, and only
+    /// such as were done before.
+    fn record(&mut self) -> Result<(), EngineError>;
+
+    /// Ends what [`record`](Self::record) began, whatever came of it.
+    fn recorded(&mut self) -> Result<Recording, EngineError>;
+
+    /// Does what was recorded, with the same memory and what is in it now.
+    fn replay(&mut self, recording: Recording) -> Result<(), EngineError>;
 }

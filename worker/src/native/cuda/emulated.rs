@@ -1,6 +1,6 @@
 //! A GPU on the processor, for tests: a program of `tests/emulator/` that has the kernels compiled in.
 
-use super::device::{Argument, Device, Launch, Mark, Memory, Product, Shape};
+use super::device::{Argument, Device, Launch, Mark, Memory, Product, Recording, Shape};
 use crate::engine::EngineError;
 use std::{
     collections::HashMap,
@@ -19,6 +19,11 @@ pub(super) struct Emulated {
     child: Child,
     input: ChildStdin,
     output: Mutex<ChildStdout>,
+    /// What it is told while it remembers it.
+    recording: Option<Vec<u8>>,
+    recordings: Vec<Vec<u8>>,
+    /// Whether it does.
+    pub(super) can_record: bool,
 }
 
 impl fmt::Debug for Emulated {
@@ -41,13 +46,22 @@ impl Emulated {
             .expect("what was just built starts");
         let input = child.stdin.take().expect("it has one");
         let output = Mutex::new(child.stdout.take().expect("it has one"));
-        Some(Self { child, input, output })
+        let (recording, recordings) = (None, Vec::new());
+        Some(Self { child, input, output, recording, recordings, can_record: true })
     }
 
     fn say(&mut self, words: &[&[u8]]) {
+        if let Some(recording) = &mut self.recording {
+            recording.extend(words.concat());
+            return;
+        }
         for word in words {
             self.input.write_all(word).expect("the emulated GPU listens");
         }
+    }
+
+    fn is_not_recording(&self) {
+        assert!(self.recording.is_none(), "only products and kernels are recorded");
     }
 
     fn hear(&mut self, bytes: &mut [u8]) {
@@ -113,6 +127,7 @@ impl Device for Emulated {
     }
 
     fn allocate(&mut self, bytes: usize) -> Result<Memory, EngineError> {
+        self.is_not_recording();
         let mut address = [0; 8];
         self.say(&[b"a", &(bytes as u64).to_le_bytes()]);
         self.hear(&mut address);
@@ -120,6 +135,7 @@ impl Device for Emulated {
     }
 
     fn write(&mut self, to: Memory, bytes: &[u8]) -> Result<(), EngineError> {
+        self.is_not_recording();
         assert!(bytes.len() <= to.bytes, "what is written has room");
         let (address, length) = (to.address.to_le_bytes(), (bytes.len() as u64).to_le_bytes());
         self.say(&[b"w", &address, &length, bytes]);
@@ -127,11 +143,13 @@ impl Device for Emulated {
     }
 
     fn mark(&mut self) -> Result<Mark, EngineError> {
+        self.is_not_recording();
         Ok(Mark(0))
     }
 
     // As late as it can be: after all that it was told since the mark, too.
     fn read_at(&mut self, _: Mark, from: Memory, bytes: &mut [u8]) -> Result<(), EngineError> {
+        self.is_not_recording();
         assert!(bytes.len() <= from.bytes, "what is read is there");
         let (address, length) = (from.address.to_le_bytes(), (bytes.len() as u64).to_le_bytes());
         self.say(&[b"r", &address, &length]);
@@ -164,6 +182,29 @@ impl Device for Emulated {
             };
             self.say(&[kind, &word.to_le_bytes()]);
         }
+        Ok(())
+    }
+
+    fn record(&mut self) -> Result<(), EngineError> {
+        self.is_not_recording();
+        self.recording = Some(Vec::new());
+        Ok(())
+    }
+
+    fn recorded(&mut self) -> Result<Recording, EngineError> {
+        let recording = self.recording.take().expect("it is recording");
+        if !self.can_record {
+            return Err(EngineError("this GPU records nothing".to_owned()));
+        }
+        self.recordings.push(recording);
+        Ok(Recording(self.recordings.len() - 1))
+    }
+
+    fn replay(&mut self, recording: Recording) -> Result<(), EngineError> {
+        self.is_not_recording();
+        let words = std::mem::take(&mut self.recordings[recording.0]);
+        self.say(&[&words]);
+        self.recordings[recording.0] = words;
         Ok(())
     }
 }

@@ -95,8 +95,9 @@ __device__ __forceinline__ float sum_of_block(float value, float *scratch) {
 
 // The residual stream.
 
-// A block for each token: its row of the embedding. A negative token is one that the step before chose: -1 its
-// first, -2 its second. Where that is no token, the prompt is given up, and whatever comes of it is nobody's.
+// A block for each token: its row of the embedding. A negative token is one that the step before chose: -1 is
+// the first place among chosen tokens, -2 the second. Where that is no token, the prompt is given up, and
+// whatever comes of it is nobody's.
 extern "C" __global__ void embed(const Half *table, const int *tokens, const int *chosen, float *residual,
                                  int hidden) {
     int token = tokens[blockIdx.x];
@@ -178,6 +179,8 @@ extern "C" __global__ void turn_and_keep(const Half *product, const float *bias,
     const Half *from = product + (row * all + head) * HEAD_DIM;
     const float *more = bias ? bias + head * HEAD_DIM : 0;
     int slot = slots[row];
+    // A row that makes the number of rows a round one is nobody's.
+    if (slot < 0) return;
     if (heads + kv_heads <= head) {
         size_t at = ((size_t)(slot / BLOCK) * kv_heads + head - heads - kv_heads) * HEAD_PAD * BLOCK;
         for (int i = lane; i < HEAD_DIM; i += 32)
@@ -211,7 +214,8 @@ extern "C" __global__ void turn_and_keep(const Half *product, const float *bias,
 // Up to TILE rows of one sequence, and a range of positions. Row r is query head r % GROUP of token
 // r / GROUP.
 struct Task {
-    // The row in the batch of the sequence's first token there, its position, and how many rows there are.
+    // The row in the batch of the sequence's first token there, its position, and how many rows there are;
+    // with none there is nothing to do.
     int row, position, rows;
     // The tile's first row.
     int first;
@@ -238,6 +242,7 @@ extern "C" __global__ void __launch_bounds__(128, HEAD_DIM <= 128 ? 3 : 2)
     int index = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
     if (count <= index) return;
     Task task = tasks[index];
+    if (task.rows == 0) return;
     int head = blockIdx.y, heads = kv_heads * GROUP;
     unsigned query[2 * chunks][4];
     // Of the rows g and g + 8: the last position that they see, and the first.
@@ -353,7 +358,7 @@ extern "C" __global__ void __launch_bounds__(128, HEAD_DIM <= 128 ? 3 : 2)
 
 // A token whose context was split.
 struct Merge {
-    // Its row in the batch, its first part, and how many there are.
+    // Its row in the batch, its first part, and how many there are; with none there is nothing to do.
     int row, part, count;
 };
 
@@ -361,6 +366,7 @@ struct Merge {
 extern "C" __global__ void merge(const Merge *merges, const float *parts, const float *part_sums, Half *out,
                                  int kv_heads) {
     Merge merge = merges[blockIdx.x];
+    if (merge.count == 0) return;
     int query_head = blockIdx.y, head = query_head / GROUP, within = query_head % GROUP;
     float largest = -INFINITE;
     for (int i = 0; i < merge.count; i++) {

@@ -3,7 +3,7 @@
 //! ```text
 //! libraries ─▶ driver ─▶ device ◀─ weights
 //!    *.cu ──┘              ▲
-//! batch ─▶ plan ─▶ model ──┘ ─▶ tokens, or logits
+//! batch ─▶ plan ─▶ told ─▶ model ──┘ ─▶ tokens, or logits
 //! ```
 //!
 //! Whoever builds the worker needs nothing of CUDA: its libraries are opened when a job asks for a GPU
@@ -12,7 +12,9 @@
 //! [`device`] runs on any machine, against a GPU that the tests emulate.
 //!
 //! A step begins while the one before is under way: tokens that were chosen stay here for the next step, and
-//! are read a step late.
+//! are read a step late. A step in which all sequences decode one token is filled up to a round size
+//! ([`told`]), recorded, and replayed from then on: a small model's kernels are done sooner than the host can
+//! name them one by one.
 //!
 //! Unlike on the CPU, what a prompt yields may differ in its last bits with what runs beside it: which
 //! kernel multiplies depends on how many rows there are.
@@ -26,6 +28,7 @@ mod model;
 mod plan;
 #[cfg(test)]
 mod tests;
+mod told;
 mod weights;
 mod words;
 
@@ -34,7 +37,7 @@ use self::{
     model::Gpu,
     weights::Weights,
 };
-use super::{config::Config, executor::Executor, scheduler::Bounds, tensor::Tensors};
+use super::{config::Config, scheduler::Bounds, tensor::Tensors};
 use crate::engine::EngineError;
 use candle_core::quantized::GgmlDType;
 use wire::Precision;
@@ -55,12 +58,12 @@ pub(super) fn load(
     bounds: Bounds,
     open: Open<'_>,
     progress: &mut dyn FnMut(u64, u64),
-) -> Result<Box<dyn Executor>, EngineError> {
+) -> Result<Gpu, EngineError> {
     let half = half_for(tensors, precision)?;
     let shape = Shape { head_dim: config.head_dim, group: config.group(), half };
     let mut device = open(shape)?;
     let weights = Weights::load(&mut *device, &config, tensors, half, progress)?;
-    Ok(Box::new(Gpu::new(device, config, shape, weights, bounds)?))
+    Gpu::new(device, config, shape, weights, bounds)
 }
 
 fn half_for(tensors: &Tensors, precision: Option<Precision>) -> Result<Half, EngineError> {

@@ -1,10 +1,10 @@
 //! One step of the model over a ragged batch, on a GPU.
 
 use super::{
-    device::{Argument, Device, Half, Launch, Mark, Memory, Product, Shape},
-    plan::{self, Attention, PARTS, TILE},
+    device::{Argument, Device, Half, Launch, Mark, Memory, Product, Recording, Shape},
+    plan::{PARTS, Sizes, TILE},
+    told::{self, Tiles, Told},
     weights::{Layer, Weights},
-    words::{Words, choice_words, signed},
 };
 use crate::{
     engine::EngineError,
@@ -16,7 +16,7 @@ use crate::{
         scheduler::Bounds,
     },
 };
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 /// Bytes of a number in the residual stream, of a logit and of a whole number.
 const WORD: usize = 4;
@@ -36,7 +36,7 @@ const KV_SHARE: u64 = 15;
 
 /// A model in a GPU's memory.
 #[derive(Debug)]
-pub(super) struct Gpu {
+pub(in crate::native) struct Gpu {
     pub(super) device: Box<dyn Device>,
     config: Config,
     shape: Shape,
@@ -44,8 +44,14 @@ pub(super) struct Gpu {
     pub(super) buffers: Buffers,
     /// Keys and values of each layer.
     cache: Vec<(Memory, Memory)>,
+    /// Steps that can be done again by replaying them; None once such a step was seen.
+    pub(super) recordings: HashMap<Sizes, Option<Recording>>,
+    /// Whether steps are recorded.
+    pub(super) records: bool,
     /// Steps that were begun, the first one first.
     unfinished: VecDeque<Unfinished>,
+    /// Which half of the chosen tokens is the last step's.
+    turn: usize,
     given: Vec<Result<Option<u32>, Vec<f32>>>,
 }
 
@@ -65,7 +71,7 @@ struct Unfinished {
 pub(super) struct Buffers {
     bounds: Bounds,
     /// What the host tells a step.
-    told: Memory,
+    pub(super) told: Memory,
     pub(super) residual: Memory,
     pub(super) normed: Memory,
     pub(super) product: Memory,
@@ -76,21 +82,8 @@ pub(super) struct Buffers {
     parts: Memory,
     part_sums: Memory,
     pub(super) logits: Memory,
-    /// Chosen tokens: of the step that was begun last, and of the one before it.
-    tokens: [Memory; 2],
-}
-
-/// What a step is told, in the GPU's memory.
-#[derive(Debug)]
-pub(super) struct Told {
+    /// Chosen tokens, in two halves: of the step that was begun last, and of the one before it.
     tokens: Memory,
-    positions: Memory,
-    slots: Memory,
-    tables: Memory,
-    wanted: Memory,
-    choices: Memory,
-    /// For layers that see everything, and for those with a window.
-    attention: [(Attention, Memory, Memory); 2],
 }
 
 impl Gpu {
@@ -103,8 +96,19 @@ impl Gpu {
         bounds: Bounds,
     ) -> Result<Self, EngineError> {
         let buffers = Buffers::new(&mut *device, &config, shape, bounds)?;
-        let (cache, unfinished, given) = (Vec::new(), VecDeque::new(), Vec::new());
-        Ok(Self { device, config, shape, weights, buffers, cache, unfinished, given })
+        Ok(Self {
+            device,
+            config,
+            shape,
+            weights,
+            buffers,
+            cache: Vec::new(),
+            recordings: HashMap::new(),
+            records: true,
+            unfinished: VecDeque::new(),
+            turn: 0,
+            given: Vec::new(),
+        })
     }
 
     /// Tells what a step is about.
@@ -113,39 +117,17 @@ impl Gpu {
         batch: &Batch,
         choices: &[Option<Choice>],
     ) -> Result<Told, EngineError> {
-        let rows = plan::rows(batch);
-        let mut words = Words::default();
-        let tokens = words.add(rows.tokens);
-        let positions = words.add(rows.positions);
-        let slots = words.add(rows.slots);
-        let tables = words.add(rows.tables);
-        let wanted = words.add(batch.wanted.iter().map(|row| signed(*row)));
-        let choices = words.add(choices.iter().flat_map(|choice| choice_words(*choice)));
-        // Without windows there is nothing to plan for layers that have one.
-        let windows = [Some(None), self.config.window.map(|(window, _)| Some(window))];
-        let attention = windows.map(|window| {
-            let plan = |window| plan::attention(batch, self.shape, window);
-            let attention = window.map(plan).unwrap_or_default();
-            let tasks = words.add(attention.tasks.iter().flatten().copied());
-            let merges = words.add(attention.merges.iter().flatten().copied());
-            (attention, tasks, merges)
-        });
+        let half = self.buffers.tokens.bytes / WORD / 2;
+        let places = [(1 - self.turn) * half, self.turn * half];
+        let (words, layout) = told::lay(batch, choices, self.shape, &self.config, places);
         if self.buffers.told.bytes < words.bytes.len() {
-            // It grows with the length of prompts, which has no bound but the cache.
+            // It grows with the length of prompts, which has no bound but the cache. What was recorded
+            // reads it where it was.
             self.buffers.told = self.device.allocate(2 * words.bytes.len())?;
+            self.recordings.clear();
         }
-        let told = self.buffers.told;
-        self.device.write(told, &words.bytes)?;
-        let at = |range: std::ops::Range<usize>| told.part(range.start, range.len());
-        Ok(Told {
-            tokens: at(tokens),
-            positions: at(positions),
-            slots: at(slots),
-            tables: at(tables),
-            wanted: at(wanted),
-            choices: at(choices),
-            attention: attention.map(|(plan, tasks, merges)| (plan, at(tasks), at(merges))),
-        })
+        self.device.write(self.buffers.told, &words.bytes)?;
+        Ok(Told::new(layout, self.buffers.told))
     }
 
     fn run(
@@ -193,14 +175,15 @@ impl Gpu {
     }
 
     /// Finds the angles of all rows' positions.
-    pub(super) fn find_angles(&mut self, rows: usize, told: &Told) -> Result<(), EngineError> {
+    pub(super) fn find_angles(&mut self, told: &Told) -> Result<(), EngineError> {
         let threads = (self.config.head_dim / 2).next_multiple_of(32);
         let (frequencies, angles) = (self.weights.frequencies, self.buffers.angles);
         let arguments = [told.positions.into(), frequencies.into(), angles.into()];
-        self.run("find_angles", [rows, 1], threads, &arguments)
+        self.run("find_angles", [told.rows, 1], threads, &arguments)
     }
 
-    fn layer(&mut self, index: usize, rows: usize, told: &Told) -> Result<(), EngineError> {
+    fn layer(&mut self, index: usize, told: &Told) -> Result<(), EngineError> {
+        let rows = told.rows;
         let Layer { attention_norm, qkv, output, output_bias, mlp_norm, gate_up, down, .. } =
             self.weights.layers[index];
         let Config { hidden, intermediate, .. } = self.config;
@@ -209,7 +192,7 @@ impl Gpu {
         let before = (0 < index).then_some(product);
         self.normalise(before, None, attention_norm, None, rows)?;
         self.multiply(qkv, normed, rows, [width + 2 * kv_width, hidden])?;
-        self.attend(index, rows, told)?;
+        self.attend(index, told)?;
         self.multiply(output, attended, rows, [hidden, width])?;
         self.normalise(Some(product), output_bias, mlp_norm, None, rows)?;
         self.multiply(gate_up, normed, rows, [2 * intermediate, hidden])?;
@@ -219,12 +202,7 @@ impl Gpu {
     }
 
     /// Makes queries, keys and values of the last product, keeps keys and values, and attends.
-    pub(super) fn attend(
-        &mut self,
-        index: usize,
-        rows: usize,
-        told: &Told,
-    ) -> Result<(), EngineError> {
+    pub(super) fn attend(&mut self, index: usize, told: &Told) -> Result<(), EngineError> {
         let Buffers { product, angles, queries, attended, parts, part_sums, .. } = self.buffers;
         let Layer { qkv_bias, query_norm, key_norm, .. } = self.weights.layers[index];
         let (keys, values) = self.cache[index];
@@ -245,49 +223,103 @@ impl Gpu {
             epsilon.into(),
             scale.into(),
         ];
-        let grid = [rows, (heads + 2 * kv_heads).div_ceil(WARPS)];
+        let grid = [told.rows, (heads + 2 * kv_heads).div_ceil(WARPS)];
         self.run("turn_and_keep", grid, WARPS * 32, &arguments)?;
         let window = self.config.window_of(index);
-        let (plan, tasks, merges) = &told.attention[usize::from(window.is_some())];
+        let Tiles { tasks, task_count, merges, merge_count } =
+            told.attention[usize::from(window.is_some())];
         let window = window.and_then(|window| i32::try_from(window).ok()).unwrap_or(i32::MAX);
         let arguments = [
             queries.into(),
             keys.into(),
             values.into(),
             told.tables.into(),
-            (*tasks).into(),
-            plan.tasks.len().into(),
+            tasks.into(),
+            task_count.into(),
             attended.into(),
             parts.into(),
             part_sums.into(),
             kv_heads.into(),
             Argument::Number(window),
         ];
-        self.run("attend", [plan.tasks.len().div_ceil(WARPS), kv_heads], WARPS * 32, &arguments)?;
-        if plan.merges.is_empty() {
+        self.run("attend", [task_count.div_ceil(WARPS), kv_heads], WARPS * 32, &arguments)?;
+        if merge_count == 0 {
             return Ok(());
         }
         let arguments =
-            [(*merges).into(), parts.into(), part_sums.into(), attended.into(), kv_heads.into()];
-        self.run("merge", [plan.merges.len(), heads], head_dim.next_multiple_of(32), &arguments)
+            [merges.into(), parts.into(), part_sums.into(), attended.into(), kv_heads.into()];
+        self.run("merge", [merge_count, heads], head_dim.next_multiple_of(32), &arguments)
     }
 
-    /// Chooses tokens where they are chosen here, which ends a step.
-    pub(super) fn choose(
-        &mut self,
-        told: &Told,
-        choices: &[Option<Choice>],
-    ) -> Result<(), EngineError> {
-        let Buffers { logits, tokens: [tokens, _], .. } = self.buffers;
-        let chooses: Vec<bool> = choices.iter().map(Option::is_some).collect();
-        if chooses.contains(&true) {
-            let vocabulary = self.config.vocabulary.into();
-            let arguments = [logits.into(), told.choices.into(), tokens.into(), vocabulary];
-            self.run("choose", [choices.len(), 1], 2 * THREADS, &arguments)?;
+    /// Chooses tokens where they are chosen here.
+    pub(super) fn choose(&mut self, told: &Told) -> Result<(), EngineError> {
+        if !told.chooses {
+            return Ok(());
         }
+        let Buffers { logits, tokens, .. } = self.buffers;
+        let vocabulary = self.config.vocabulary.into();
+        let arguments = [logits.into(), told.choices.into(), tokens.into(), vocabulary];
+        self.run("choose", [told.wanted, 1], 2 * THREADS, &arguments)
+    }
+
+    /// Ends a step, which was told all.
+    pub(super) fn end(&mut self, choices: &[Option<Choice>]) -> Result<(), EngineError> {
+        let half = self.buffers.tokens.bytes / 2;
+        let tokens = self.buffers.tokens.part(self.turn * half, half);
+        let chooses = choices.iter().map(Option::is_some).collect();
         let done = self.device.mark()?;
         self.unfinished.push_back(Unfinished { done, tokens, chooses });
         Ok(())
+    }
+
+    /// Goes through the model, from tokens to tokens.
+    fn step(&mut self, told: &Told) -> Result<(), EngineError> {
+        let Buffers { residual, product, normed, logits, tokens: chosen, .. } = self.buffers;
+        let Config { hidden, vocabulary, .. } = self.config;
+        let Weights { embedding, norm, output, .. } = self.weights;
+        let (tokens, residual) = (told.tokens.into(), residual.into());
+        let arguments = [embedding.into(), tokens, chosen.into(), residual, hidden.into()];
+        self.run("embed", [told.rows, 1], THREADS, &arguments)?;
+        self.find_angles(told)?;
+        for index in 0..self.config.layers {
+            self.layer(index, told)?;
+        }
+        if told.wanted == 0 {
+            return Ok(());
+        }
+        let before = (0 < self.config.layers).then_some(product);
+        self.normalise(before, None, norm, told.wanted_rows, told.wanted)?;
+        let (columns, depth, is_wide) = (vocabulary, hidden, true);
+        let (weights, input, output, rows) = (output, normed, logits, told.wanted);
+        self.device.multiply(&Product { weights, input, output, rows, columns, depth, is_wide })?;
+        self.choose(told)
+    }
+
+    /// The same, by replaying the step before of the same sizes where there is one. A step is recorded once
+    /// two of its sizes were seen, while the GPU is at the second: then nobody waits for the recording, and
+    /// all its products and kernels have been used.
+    fn step_again(&mut self, sizes: Sizes, told: &Told) -> Result<(), EngineError> {
+        let seen = self.recordings.get(&sizes).copied();
+        if let Some(Some(recording)) = seen {
+            return self.device.replay(recording);
+        }
+        self.step(told)?;
+        match seen.map(|_| self.record(told)).transpose() {
+            Ok(recording) => drop(self.recordings.insert(sizes, recording)),
+            Err(error) => {
+                // It costs time only: whatever else is wrong is found with the next thing it is told.
+                say(&format!("steps are told to the GPU one by one: {error}"));
+                self.records = false;
+            }
+        }
+        Ok(())
+    }
+
+    fn record(&mut self, told: &Told) -> Result<Recording, EngineError> {
+        self.device.record()?;
+        let step = self.step(told);
+        let recording = self.device.recorded()?;
+        step.map(|()| recording)
     }
 
     /// Brings a step's tokens, and logits where no token was chosen, to the host.
@@ -312,6 +344,11 @@ impl Gpu {
         }
         Ok(())
     }
+}
+
+#[expect(clippy::print_stderr, reason = "the worker's own log, which is shown where it fails")]
+fn say(line: &str) {
+    eprintln!("{line}");
 }
 
 impl Executor for Gpu {
@@ -360,27 +397,13 @@ impl Executor for Gpu {
         let (rows, wanted) = (batch.tokens.len(), batch.wanted.len());
         let bounds = self.buffers.bounds;
         assert!(rows <= bounds.tokens && wanted <= bounds.sequences, "steps keep to their bounds");
+        self.turn = 1 - self.turn;
         let told = self.tell(batch, choices)?;
-        self.buffers.tokens.reverse();
-        let Buffers { residual, product, normed, logits, tokens: [_, chosen], .. } = self.buffers;
-        let Config { hidden, vocabulary, .. } = self.config;
-        let Weights { embedding, norm, output, .. } = self.weights;
-        let (tokens, residual) = (told.tokens.into(), residual.into());
-        let arguments = [embedding.into(), tokens, chosen.into(), residual, hidden.into()];
-        self.run("embed", [rows, 1], THREADS, &arguments)?;
-        self.find_angles(rows, &told)?;
-        for index in 0..self.config.layers {
-            self.layer(index, rows, &told)?;
+        match told.sizes.filter(|_| self.records) {
+            Some(sizes) => self.step_again(sizes, &told)?,
+            None => self.step(&told)?,
         }
-        if wanted == 0 {
-            return self.choose(&told, choices);
-        }
-        let before = (0 < self.config.layers).then_some(product);
-        self.normalise(before, None, norm, Some(told.wanted), wanted)?;
-        let (columns, depth, is_wide) = (vocabulary, hidden, true);
-        let (weights, input, output, rows) = (output, normed, logits, wanted);
-        self.device.multiply(&Product { weights, input, output, rows, columns, depth, is_wide })?;
-        self.choose(&told, choices)
+        self.end(choices)
     }
 
     fn finish(&mut self) -> Result<(), EngineError> {
@@ -427,7 +450,7 @@ impl Buffers {
             parts: take(parts * shape.padded() * WORD)?,
             part_sums: take(parts * 2 * WORD)?,
             logits: take(sequences * vocabulary * WORD)?,
-            tokens: [take(sequences * WORD)?, take(sequences * WORD)?],
+            tokens: take(2 * sequences * WORD)?,
         })
     }
 }

@@ -1,6 +1,6 @@
 //! From a batch to what the kernels read: pure.
 
-use super::device::Shape;
+use super::device::{Shape, rounded};
 use crate::native::{kv_cache::BLOCK, model::Batch};
 
 /// Rows of a tile of attention, as `kernels.cu` has it.
@@ -29,25 +29,54 @@ pub(super) struct Attention {
     pub(super) parts: usize,
 }
 
+/// How much there is of everything in a step in which each sequence decodes one token. Steps of the same
+/// sizes are told to a GPU in the same words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Sizes {
+    /// Rows, all of them wanted.
+    pub(super) rows: usize,
+    /// Tiles of attention, for layers that see everything and for those with a window: as many as there are
+    /// rows where no context is split, and otherwise more.
+    pub(super) tasks: [usize; 2],
+}
+
+/// The least round sizes that have room for a batch; None unless each of its sequences decodes one token.
+///
+/// Tiles are a power of 2 to a row: few sizes, and at most as many idle tiles as there are busy ones.
+pub(super) fn sizes(batch: &Batch, attention: &[Attention; 2]) -> Option<Sizes> {
+    let decodes = batch.spans.iter().all(|span| span.count == 1)
+        && batch.wanted.iter().copied().eq(0..batch.spans.len())
+        && !batch.spans.is_empty();
+    if !decodes {
+        return None;
+    }
+    let rows = rounded(batch.spans.len());
+    let tasks = attention.each_ref().map(|Attention { tasks, merges, .. }| {
+        let to_a_row = tasks.len().div_ceil(rows).next_power_of_two();
+        rows * if merges.is_empty() { to_a_row } else { to_a_row.max(2) }
+    });
+    Some(Sizes { rows, tasks })
+}
+
 /// What a step's kernels read, whatever the layer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Rows {
-    /// Each token; or which wanted row of the step before gave it: -1 the first, -2 the second.
+    /// Each token; or where among chosen tokens it is: -1 the first place, -2 the second.
     pub(super) tokens: Vec<i32>,
     /// Each token's position.
     pub(super) positions: Vec<i32>,
-    /// Each token's place in the cache.
+    /// Each token's place in the cache; below 0 it has none.
     pub(super) slots: Vec<i32>,
     /// The blocks of all sequences, one sequence after another.
     pub(super) tables: Vec<i32>,
 }
 
-/// Where each token of a batch belongs.
-pub(super) fn rows(batch: &Batch) -> Rows {
+/// Where each token of a batch belongs. The step before put the tokens that it chose behind `before` others.
+pub(super) fn rows(batch: &Batch, before: usize) -> Rows {
     let tokens = batch.tokens.iter().map(|token| token.cast_signed()).collect();
     let mut rows = Rows { tokens, ..Rows::default() };
     for (row, wanted) in &batch.unknown {
-        rows.tokens[*row] = -1 - number(*wanted);
+        rows.tokens[*row] = -1 - number(before + *wanted);
     }
     for span in &batch.spans {
         for position in span.position..span.position + span.count {
@@ -157,5 +186,36 @@ mod tests {
             }
             assert!(attention.merges.iter().all(|merge| merge[2] <= number(PARTS)));
         }
+    }
+
+    #[test]
+    fn sizes_have_room_for_their_batch_and_are_few() {
+        let shape = Shape { head_dim: 64, group: 4, half: super::super::device::Half::Bf16 };
+        let mut all = std::collections::HashSet::new();
+        for rows in 1..=300 {
+            for longest in [1, 255, 257, 1200, 20_000] {
+                let mut batch = Batch::default();
+                for row in 0..rows {
+                    let position = (row * 7919) % longest;
+                    let blocks = vec![0; position / BLOCK + 1];
+                    batch.spans.push(Span { row, count: 1, position, blocks });
+                    batch.tokens.push(0);
+                    batch.wanted.push(row);
+                }
+                let attention = [None, Some(64)].map(|window| attention(&batch, shape, window));
+                let sizes = sizes(&batch, &attention).expect("each decodes one token");
+                assert!(rows <= sizes.rows && sizes.rows < rows + 32);
+                for (attention, tasks) in attention.iter().zip(sizes.tasks) {
+                    assert!(attention.tasks.len() <= tasks);
+                    assert!(tasks < 2 * attention.tasks.len().max(sizes.rows) + 1);
+                    // Who puts parts together is told so by there being more tiles than rows.
+                    assert!(attention.merges.is_empty() || sizes.rows < tasks);
+                }
+                all.insert(sizes);
+                batch.wanted.pop();
+                assert_eq!(super::sizes(&batch, &attention), None);
+            }
+        }
+        assert!(all.len() < 70, "{}", all.len());
     }
 }

@@ -4,7 +4,7 @@ use crate::native::executor::Choice;
 use std::ops::Range;
 
 /// Words that say how a row's token is chosen, as `choosing.cu` has it.
-const CHOICE_WORDS: usize = 6;
+const CHOICE_WORDS: usize = 8;
 
 /// 2⁶⁴. A draw has 53 bits, so its product with this is exact.
 const DRAWS: f64 = 18_446_744_073_709_551_616.0;
@@ -31,10 +31,12 @@ pub(super) fn signed(count: usize) -> i32 {
     i32::try_from(count).expect("rows of a step fit into 31 bits")
 }
 
-/// How a row's token is chosen. One without a choice is chosen for like any other, and nobody looks.
-pub(super) fn choice_words(choice: Option<Choice>) -> [i32; CHOICE_WORDS] {
+/// How a row's token is chosen, and where among chosen tokens it goes. One without a choice is chosen for
+/// like any other, and nobody looks.
+pub(super) fn choice_words(choice: Option<Choice>, place: usize) -> [i32; CHOICE_WORDS] {
+    let place = signed(place);
     let Some(Choice { temperature, top_p, top_k, min_p, uniform }) = choice else {
-        return [0; CHOICE_WORDS];
+        return [0, 0, 0, 0, 0, 0, place, 0];
     };
     #[expect(
         clippy::cast_possible_truncation,
@@ -50,5 +52,7 @@ pub(super) fn choice_words(choice: Option<Choice>) -> [i32; CHOICE_WORDS] {
         i32::try_from(top_k).unwrap_or(i32::MAX),
         low.cast_signed(),
         high.cast_signed(),
+        place,
+        0,
     ]
 }

@@ -6,10 +6,16 @@
 #![expect(unsafe_code, reason = "CUDA's libraries are C, and here is where they are called")]
 
 mod products;
+mod recordings;
 
-use self::products::{Known, Products, WORKSPACE, rounded};
+use self::{
+    products::{Known, Products, WORKSPACE},
+    recordings::Recordings,
+};
 use super::{
-    device::{Argument, Device, Half, KERNELS, Launch, Mark, Memory, Product, Shape},
+    device::{
+        Argument, Device, Half, KERNELS, Launch, Mark, Memory, Product, Recording, Shape, rounded,
+    },
     libraries::{self, Libraries},
 };
 use crate::engine::EngineError;
@@ -60,6 +66,7 @@ pub(super) struct Driver {
     functions: HashMap<&'static str, CudaFunction>,
     _module: Arc<CudaModule>,
     products: Products,
+    recordings: Recordings,
     workspace: Memory,
     /// Where each piece of memory ends, by where it begins.
     allocated: BTreeMap<u64, u64>,
@@ -139,6 +146,7 @@ impl Driver {
             functions,
             _module: module,
             products: Products { handle, known: HashMap::new() },
+            recordings: Recordings::default(),
             workspace: Memory { address: 0, bytes: 0 },
             allocated: BTreeMap::new(),
         };
@@ -317,6 +325,22 @@ impl Device for Driver {
         }
         .map_err(|error| failed(&format!("run the kernel {kernel}"), error))
     }
+
+    fn record(&mut self) -> Result<(), EngineError> {
+        self.bind()?;
+        Recordings::begin(&self.stream).map_err(|error| failed("begin a recording", error))
+    }
+
+    fn recorded(&mut self) -> Result<Recording, EngineError> {
+        self.bind()?;
+        self.recordings.end(&self.stream).map_err(|error| failed("record a step", error))
+    }
+
+    fn replay(&mut self, recording: Recording) -> Result<(), EngineError> {
+        self.bind()?;
+        let replayed = self.recordings.replay(recording, &self.stream);
+        replayed.map_err(|error| failed("replay a step", error))
+    }
 }
 
 impl Drop for Driver {
@@ -325,6 +349,7 @@ impl Drop for Driver {
         drop(self.bind());
         self.stream.synchronize().unwrap_or_default();
         self.reading.synchronize().unwrap_or_default();
+        self.recordings.free();
         for known in self.products.known.values() {
             // SAFETY: they were made, are freed once, and no product is under way.
             unsafe {

@@ -86,13 +86,3 @@ impl Known {
         Ok(Self { product, weights, input, output, algorithm: found.algo })
     }
 }
-
-/// So many rows, or a few more.
-pub(super) fn rounded(rows: usize) -> usize {
-    let step = match rows {
-        ..=64 => 8,
-        65..=512 => 32,
-        _ => 128,
-    };
-    rows.next_multiple_of(step)
-}

@@ -97,7 +97,8 @@ fn tokens_are_those_that_the_processor_chooses() {
                 // One whose logits are wanted is no trouble to the others.
                 choices[7] = None;
                 let told = gpu.tell(&Batch::default(), &choices).unwrap();
-                gpu.choose(&told, &choices).unwrap();
+                gpu.choose(&told).unwrap();
+                gpu.end(&choices).unwrap();
                 gpu.finish().unwrap();
                 for (row, sampling) in samplings.iter().enumerate() {
                     let mut own = logits(vocabulary, row);

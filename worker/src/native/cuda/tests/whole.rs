@@ -25,10 +25,10 @@ use wire::{Device, Precision};
 const BOUNDS: Bounds = Bounds { sequences: 4, tokens: 64 };
 
 /// What is said where a GPU can't be opened.
-const NONE: &str = "there is none";
+pub(super) const NONE: &str = "there is none";
 
 /// What was loaded, or None without a GPU. Another error is a fault.
-fn there_is<T>(loaded: Result<T, EngineError>) -> Option<T> {
+pub(super) fn there_is<T>(loaded: Result<T, EngineError>) -> Option<T> {
     match loaded {
         Ok(loaded) => Some(loaded),
         Err(EngineError(reason)) => {
@@ -49,7 +49,7 @@ fn pair(path: &Path, half: Half, open: &Opener) -> Option<[Box<dyn Executor>; 2]
     };
     let config = files.config.clone();
     let gpu = cuda::load(config, &files.tensors, Some(precision), BOUNDS, &opened, silent);
-    let gpu = there_is(gpu)?;
+    let gpu = Box::new(there_is(gpu)?);
     let model = Model::load(files.config, &files.tensors, Kept::F32, silent).unwrap();
     Some([Box::new(Processor::<f32>::new(model, 1)), gpu])
 }
