@@ -75,6 +75,12 @@ fn main() {
     let kept = variable("PIECEWORK_BENCH_KEPT").and_then(|text| text.parse().ok());
     let precisions = &PRECISIONS[..kept.unwrap_or(2)];
     let best = products();
+    for rows in [1, 8, 32, 512] {
+        let mut product = native::Product::open(&model, rows).expect("the model can be opened");
+        let operations = product.operations();
+        let rate = rate(operations, || product.multiply());
+        println!("native, {}: {rate:.1} GFLOP/cpu-s", product.describe());
+    }
     let reading = reading();
     println!("\nreading memory: {:.1} GB/s by all threads", reading / 1e9);
     for precision in precisions {
@@ -240,7 +246,7 @@ fn products() -> f64 {
     best
 }
 
-fn rate(operations: f64, work: impl Fn()) -> f64 {
+fn rate(operations: f64, mut work: impl FnMut()) -> f64 {
     work();
     let (start, before, mut count) = (Instant::now(), processor_seconds(), 0.0);
     while start.elapsed().as_millis() < 1000 {

@@ -16,6 +16,7 @@
 
 #[cfg(test)]
 mod ahead;
+mod alone;
 mod answer;
 mod attention;
 mod blocks;
@@ -56,6 +57,7 @@ mod tensor;
 mod vnni;
 mod vocabulary;
 
+pub use alone::Product;
 pub use setup::load;
 
 pub(crate) use gguf::Metadata;
