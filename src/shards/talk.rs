@@ -33,8 +33,8 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 use wire::{
-    CodecError, Completion, EngineFacts, FrameReader, FrameWriter, HubAccess, Job, Prompt, Status,
-    ToController, ToWorker, VERSION,
+    CodecError, Completion, EngineFacts, Fault, FrameReader, FrameWriter, HubAccess, Job, Prompt,
+    Status, ToController, ToWorker, VERSION,
 };
 
 /// How long an instance that was promised to be up may be out of reach before it is given up.
@@ -118,6 +118,9 @@ pub enum Loss {
     /// The instance is at fault: another may do better.
     #[error("{0}")]
     Instance(String),
+    /// The instance can't run the engine, and couldn't the next time: another may.
+    #[error("{0}")]
+    Unable(String),
     /// The marketplace has taken the instance back, which is nobody's fault.
     #[error("{0}")]
     Taken(String),
@@ -127,6 +130,16 @@ pub enum Loss {
     /// Another program works on this run.
     #[error("another piecework process has taken over the run")]
     Fenced,
+}
+
+impl Loss {
+    /// What it means that an engine can't do the work.
+    fn of(fault: Fault, reason: String) -> Self {
+        match fault {
+            Fault::Work => Self::Work(reason),
+            Fault::Machine => Self::Unable(reason),
+        }
+    }
 }
 
 /// Everything that it takes to talk to one worker.
@@ -363,7 +376,9 @@ impl Talker {
                 return Err(Broken::Lost(Loss::Instance(reason)));
             }
             ToController::Fenced { .. } => return Err(Broken::Lost(Loss::Fenced)),
-            ToController::Broken { reason } => return Err(Broken::Lost(Loss::Work(reason))),
+            ToController::Broken { fault, reason } => {
+                return Err(Broken::Lost(Loss::of(fault, reason)));
+            }
             ToController::Status(_)
             | ToController::Ready(_)
             | ToController::Completions { .. }

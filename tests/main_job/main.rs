@@ -26,6 +26,7 @@ mod seeds;
 mod smoke;
 mod struck;
 mod troubled;
+mod unable;
 mod watchdog;
 mod whole;
 

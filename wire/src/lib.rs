@@ -21,7 +21,7 @@ pub mod server;
 
 pub use codec::{CodecError, FrameReader, FrameWriter, PREAMBLE};
 pub use message::{
-    Completion, Device, EngineFacts, EngineKind, Failure, Form, HubAccess, Job, Limits, Model,
-    Outcome, Phase, Precision, Prompt, Source, Status, ToController, ToWorker, VERSION,
+    Completion, Device, EngineFacts, EngineKind, Failure, Fault, Form, HubAccess, Job, Limits,
+    Model, Outcome, Phase, Precision, Prompt, Source, Status, ToController, ToWorker, VERSION,
 };
 pub use server::Server;

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// The version of these messages. Two sides with different versions do not talk.
-pub const VERSION: u16 = 4;
+pub const VERSION: u16 = 5;
 
 /// What the controller says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,6 +80,8 @@ pub enum ToController {
     Ready(EngineFacts),
     /// The engine can't be brought up, or broke beyond repair.
     Broken {
+        /// Whose fault it is.
+        fault: Fault,
         /// What is wrong, as a sentence without a full stop.
         reason: String,
     },
@@ -92,6 +94,15 @@ pub enum ToController {
     },
     /// After [`ToWorker::Drain`]: these prompts were not begun, and are no longer held.
     GivenUp(Vec<u64>),
+}
+
+/// What is at fault where an engine can't do the work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Fault {
+    /// The work: any other machine would fail as well.
+    Work,
+    /// The machine: its GPU, or what drives that. Another may do better.
+    Machine,
 }
 
 /// One prompt.
@@ -313,8 +324,13 @@ pub enum Phase {
     },
     /// It answers prompts.
     Working,
-    /// The engine broke, and why.
-    Broken(String),
+    /// The engine broke.
+    Broken {
+        /// Whose fault it is.
+        fault: Fault,
+        /// Why.
+        reason: String,
+    },
 }
 
 /// What an engine is, once it is up.

@@ -22,7 +22,7 @@ pub enum News {
     /// It is up.
     Up(EngineFacts),
     /// It is of no more use, and why.
-    Broken(String),
+    Broken(EngineError),
 }
 
 /// The near ends of an engine on its thread. Dropping them ends it.
@@ -51,12 +51,12 @@ pub fn bring_up(job: Job, access: Option<HubAccess>) -> Running {
     let prompts_end = Prompts::new(prompts_end).gauged(gauge.clone());
     let work = move || {
         let work = || work(&job, access, prompts_end, outlet, &news_end);
-        let reason = match catch_unwind(AssertUnwindSafe(work)) {
+        let error = match catch_unwind(AssertUnwindSafe(work)) {
             Ok(Ok(())) => return,
-            Ok(Err(error)) => error.0,
-            Err(_) => "the engine crashed; the worker's log has the details".to_owned(),
+            Ok(Err(error)) => error,
+            Err(_) => EngineError::work("the engine crashed; the worker's log has the details"),
         };
-        drop(news_end.send(News::Broken(reason)));
+        drop(news_end.send(News::Broken(error)));
     };
     thread::Builder::new()
         .name("engine".to_owned())
@@ -83,7 +83,7 @@ fn work(
             (settings.endpoint, settings.token) = (endpoint, Some(token));
         }
         fetch::fetch(&settings, &job.model, &cache::folder(), &mut fetching)
-            .map_err(|error| EngineError(chain(&error)))
+            .map_err(|error| EngineError::work(chain(&error)))
     };
     let mut loading = |done, total| tell(News::Phase(Phase::Loading { done, total }));
     let engine: Box<dyn Engine> = match &job.engine {

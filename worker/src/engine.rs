@@ -8,17 +8,34 @@ use std::{
     time::Instant,
 };
 use tokio::sync::mpsc::{Receiver, UnboundedSender, error::TryRecvError};
-use wire::{Completion, EngineFacts, Prompt};
+use wire::{Completion, EngineFacts, Fault, Prompt};
 
 /// Tokens of an answer where neither the prompt nor the job says anything.
 pub(crate) const ANSWER_TOKENS: usize = 256;
 
 /// Why an engine can't be brought up, or broke beyond repair.
 ///
-/// The message says what is wrong and what would mend it, as a sentence without a full stop.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct EngineError(pub String);
+/// The reason says what is wrong and what would mend it, as a sentence without a full stop.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct EngineError {
+    /// Whose fault it is.
+    pub fault: Fault,
+    /// What is wrong.
+    pub reason: String,
+}
+
+impl EngineError {
+    /// It would be so on any machine.
+    pub fn work(reason: impl Into<String>) -> Self {
+        Self { fault: Fault::Work, reason: reason.into() }
+    }
+
+    /// It is this machine's fault; on another all may be well.
+    pub fn machine(reason: impl Into<String>) -> Self {
+        Self { fault: Fault::Machine, reason: reason.into() }
+    }
+}
 
 /// Something that answers prompts. It has a thread of its own, and may block it.
 pub trait Engine: Send {

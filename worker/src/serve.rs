@@ -6,6 +6,7 @@
 use crate::{
     bring_up::{News, Running, bring_up},
     conversation::{Arrival, Conversation, Heard},
+    engine::EngineError,
     spool::{Spool, SpoolError},
     watchdog,
 };
@@ -22,7 +23,9 @@ use tokio::{
     sync::mpsc::{OwnedPermit, Receiver, Sender, channel},
     time::{MissedTickBehavior, interval},
 };
-use wire::{Completion, EngineFacts, Job, Phase, Prompt, Status, ToController, ToWorker, VERSION};
+use wire::{
+    Completion, EngineFacts, Fault, Job, Phase, Prompt, Status, ToController, ToWorker, VERSION,
+};
 
 /// Bytes of completions that go into one message.
 const BATCH_BYTES: usize = 1 << 20;
@@ -157,7 +160,7 @@ impl Worker {
         let run = self.run.get_or_insert_with(|| arrival.run.clone());
         if *run != arrival.run {
             let reason = format!("this worker works for the run {run}, not for {}", arrival.run);
-            arrival.dismiss(ToController::Broken { reason }).await;
+            arrival.dismiss(ToController::Broken { fault: Fault::Work, reason }).await;
             return;
         }
         self.generation = arrival.generation;
@@ -178,7 +181,7 @@ impl Worker {
             }
             ToWorker::Work { job, .. } if self.job.as_ref() != Some(&job) => {
                 let reason = "this worker was told to work with another model".to_owned();
-                self.to_say.push_back(ToController::Broken { reason });
+                self.to_say.push_back(ToController::Broken { fault: Fault::Work, reason });
             }
             ToWorker::Prompts(prompts) => {
                 let fresh = prompts.into_iter().filter(|prompt| {
@@ -222,8 +225,8 @@ impl Worker {
                 self.facts = Some(facts);
                 self.say_state();
             }
-            News::Broken(reason) => {
-                self.phase = Phase::Broken(reason);
+            News::Broken(EngineError { fault, reason }) => {
+                self.phase = Phase::Broken { fault, reason };
                 self.engine = None;
                 self.say_state();
             }
@@ -233,8 +236,8 @@ impl Worker {
 
     /// Queues what a controller must know of the engine.
     fn say_state(&mut self) {
-        if let Phase::Broken(reason) = &self.phase {
-            self.to_say.push_back(ToController::Broken { reason: reason.clone() });
+        if let Phase::Broken { fault, reason } = self.phase.clone() {
+            self.to_say.push_back(ToController::Broken { fault, reason });
         } else if let Some(facts) = &self.facts {
             self.to_say.push_back(ToController::Ready(facts.clone()));
         }
@@ -335,7 +338,7 @@ mod tests {
         for index in 0..3 {
             completions_end.send(answer(index)).expect("somebody listens");
         }
-        news_end.send(News::Broken("it broke".to_owned())).expect("somebody listens");
+        news_end.send(News::Broken(EngineError::work("it broke"))).expect("somebody listens");
         let Said::News(News::Broken(_), kept) = said(Some(&mut engine)).await else {
             panic!("news come first")
         };

@@ -103,9 +103,9 @@ impl Runner<'_> {
     pub(super) fn lose(&mut self, at: usize, loss: Loss) -> Result<(), Why> {
         let answered = self.slots[at].held().map_or(0, |held| held.answered);
         let number = self.slots[at].number;
-        if self.part_with(at)?.is_none() {
+        let Some(label) = self.part_with(at)? else {
             return Ok(());
-        }
+        };
         if matches!(loss, Loss::Taken(_)) && 0 < answered {
             // It was of use; how often such a one is taken away is no reason to give up.
             self.slots[at].failures = 0;
@@ -114,12 +114,29 @@ impl Runner<'_> {
         self.tools.events.send(Event::Lost { slot: number, reason: reason.clone() });
         self.last_loss = Some(reason);
         let anybody_works = self.slots.iter().filter_map(Slot::held).any(|h| h.engine.is_some());
-        match loss {
-            Loss::Work(_) | Loss::Fenced if !anybody_works => return Err(Why::Work(loss)),
-            Loss::Work(_) | Loss::Fenced => {}
-            Loss::Instance(_) | Loss::Taken(_) => self.try_again(number),
+        let is_final = match &loss {
+            Loss::Work(_) | Loss::Fenced => true,
+            Loss::Unable(_) => self.was_all_there_is(&label),
+            Loss::Instance(_) | Loss::Taken(_) => false,
+        };
+        if !is_final {
+            self.try_again(number);
+        } else if !anybody_works {
+            return Err(Why::Work(loss));
         }
         Ok(())
+    }
+
+    /// Whether a machine that can't run the engine was this computer, with no marketplace beside it: it
+    /// would be the same again, and isn't asked for any more.
+    fn was_all_there_is(&mut self, label: &Label) -> bool {
+        let setting = self.tools.setting;
+        let rented = setting.markets.rented();
+        let lease = self.leases.books().lease(label);
+        let here = lease.map(|lease| &lease.terms.provider).filter(|p| rented.get(p).is_none());
+        let Some(here) = here else { return false };
+        self.closed.insert(here.clone());
+        setting.plan.search.providers.iter().all(|name| self.closed.contains(name))
     }
 
     /// Takes its prompts back from a slot's machine and gives it back, if there is one. Its label.

@@ -30,7 +30,9 @@ impl Ear {
                 },
                 ToController::Ready(facts) => Said::Ready(facts),
                 ToController::GivenUp(indices) => Said::GivenUp(indices),
-                ToController::Broken { reason } => return Err(Broken::Lost(Loss::Work(reason))),
+                ToController::Broken { fault, reason } => {
+                    return Err(Broken::Lost(Loss::of(fault, reason)));
+                }
                 ToController::Fenced { .. } => return Err(Broken::Lost(Loss::Fenced)),
                 ToController::Hello { .. } => continue,
             };
@@ -46,6 +48,6 @@ fn phase(status: &Status) -> Option<SlotPhase> {
             Some(SlotPhase::Fetching { source, done, total })
         }
         Phase::Loading { done, total } => Some(SlotPhase::Loading { done, total }),
-        Phase::Idle | Phase::Working | Phase::Broken(_) => None,
+        Phase::Idle | Phase::Working | Phase::Broken { .. } => None,
     }
 }

@@ -166,7 +166,7 @@ async fn drive(server: &Server, model: &str, count: u64, kills: u64, mut steady:
             println!("worker, the conversation ended early: {}", remains(home.path()));
             break;
         };
-        if let ToController::Broken { reason } = &message {
+        if let ToController::Broken { reason, .. } = &message {
             println!("worker, the engine broke: {reason}");
         }
         let ToController::Completions { completions, .. } = message else { continue };

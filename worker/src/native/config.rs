@@ -40,7 +40,7 @@ impl Config {
     /// Reads a `config.json`.
     pub(super) fn from_json(text: &str) -> Result<Self, EngineError> {
         let fields: Map<String, Value> = serde_json::from_str(text).map_err(|error| {
-            EngineError(format!("the model's config.json can't be understood: {error}"))
+            EngineError::work(format!("the model's config.json can't be understood: {error}"))
         })?;
         let fields = Fields(&fields);
         fields.check_supported()?;
@@ -72,7 +72,7 @@ impl Config {
         if whole {
             Ok(self)
         } else {
-            Err(EngineError(format!(
+            Err(EngineError::work(format!(
                 "the model's configuration makes no sense: {} heads, {} of keys, of {} floats",
                 self.heads, self.kv_heads, self.head_dim
             )))
@@ -105,7 +105,9 @@ struct Fields<'a>(&'a Map<String, Value>);
 impl Fields<'_> {
     fn count(&self, name: &str) -> Result<usize, EngineError> {
         self.optional(name).filter(|count| 0 < *count).ok_or_else(|| {
-            EngineError(format!("the model's config.json has no usable {name}: it is incomplete"))
+            EngineError::work(format!(
+                "the model's config.json has no usable {name}: it is incomplete"
+            ))
         })
     }
 
@@ -127,7 +129,7 @@ impl Fields<'_> {
 
     fn check_supported(&self) -> Result<(), EngineError> {
         let refuse = |what: String| {
-            Err(EngineError(format!(
+            Err(EngineError::work(format!(
                 "the native engine can't run this model: {what}; choose another engine or model"
             )))
         };
@@ -174,7 +176,7 @@ impl Fields<'_> {
                     .unwrap_or(context as f64),
             },
             other => {
-                return Err(EngineError(format!(
+                return Err(EngineError::work(format!(
                     "the native engine can't run this model: its rotary embedding is scaled by \
                      {other}; choose another engine or model"
                 )));

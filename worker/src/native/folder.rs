@@ -15,7 +15,7 @@ pub(super) fn open(folder: &Path) -> Result<ModelFiles, EngineError> {
     let json = |name: &str| -> Result<Value, EngineError> {
         let Some(text) = optional(folder, name)? else { return Ok(Value::Null) };
         serde_json::from_str(&text).map_err(|error| {
-            EngineError(format!("the model's {name} can't be understood: {error}"))
+            EngineError::work(format!("the model's {name} can't be understood: {error}"))
         })
     };
     let (generation, settings) = (json("generation_config.json")?, json("tokenizer_config.json")?);
@@ -64,13 +64,13 @@ fn optional(folder: &Path, name: &str) -> Result<Option<String>, EngineError> {
     match fs::read_to_string(folder.join(name)) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(EngineError(format!("the model's {name} can't be read: {error}"))),
+        Err(error) => Err(EngineError::work(format!("the model's {name} can't be read: {error}"))),
     }
 }
 
 fn required(folder: &Path, name: &str) -> Result<String, EngineError> {
     optional(folder, name)?.ok_or_else(|| {
-        EngineError(format!(
+        EngineError::work(format!(
             "{} has no {name}: it is no model in Hugging Face's layout, or incomplete",
             folder.display()
         ))

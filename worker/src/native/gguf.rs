@@ -45,7 +45,7 @@ impl Metadata {
 
     fn required(&self, key: &str) -> Result<usize, EngineError> {
         self.count(key).filter(|count| 0 < *count).ok_or_else(|| {
-            EngineError(format!("the GGUF file has no usable {key}: it is incomplete"))
+            EngineError::work(format!("the GGUF file has no usable {key}: it is incomplete"))
         })
     }
 
@@ -78,7 +78,7 @@ pub(super) fn open(path: &Path) -> Result<ModelFiles, EngineError> {
     let metadata = Metadata(content.metadata);
     let architecture = metadata.text("general.architecture").unwrap_or("unnamed").to_owned();
     if !matches!(architecture.as_str(), "llama" | "mistral" | "qwen2" | "qwen3") {
-        return Err(EngineError(format!(
+        return Err(EngineError::work(format!(
             "the native engine can't run this model: its architecture is {architecture}; choose \
              another engine or model"
         )));
@@ -116,7 +116,7 @@ pub(super) fn open(path: &Path) -> Result<ModelFiles, EngineError> {
 }
 
 fn unreadable(path: &Path, why: &dyn std::fmt::Display) -> EngineError {
-    EngineError(format!("{} can't be read as a GGUF file: {why}", path.display()))
+    EngineError::work(format!("{} can't be read as a GGUF file: {why}", path.display()))
 }
 
 fn read_config(
@@ -130,7 +130,7 @@ fn read_config(
     let head_dim = metadata.count(&key("attention.key_length")).unwrap_or(hidden / heads);
     let rotated = metadata.count(&key("rope.dimension_count")).unwrap_or(head_dim);
     if rotated != head_dim {
-        return Err(EngineError(format!(
+        return Err(EngineError::work(format!(
             "the native engine can't run this model: its rotary embedding is partial ({rotated} of \
              {head_dim}); choose another engine or model"
         )));
@@ -144,7 +144,7 @@ fn read_config(
             Scaling::Linear(metadata.number(&key("rope.scaling.factor")).unwrap_or(1.0))
         }
         (None, Some(other)) => {
-            return Err(EngineError(format!(
+            return Err(EngineError::work(format!(
                 "the native engine can't run this model: its rotary embedding is scaled by \
                  {other}; choose another engine or model"
             )));

@@ -31,7 +31,7 @@ pub(super) fn build(metadata: &Metadata) -> Result<Vocabulary, EngineError> {
         list.map(|value| value.to_string().ok().cloned()).collect()
     };
     let tokens = texts("tokenizer.ggml.tokens")
-        .ok_or_else(|| EngineError("the GGUF file has no tokens: it is incomplete".to_owned()))?;
+        .ok_or_else(|| EngineError::work("the GGUF file has no tokens: it is incomplete"))?;
     let mut tokenizer = match metadata.text("tokenizer.ggml.model") {
         Some("gpt2") => {
             let merges = texts("tokenizer.ggml.merges").unwrap_or_default();
@@ -41,7 +41,9 @@ pub(super) fn build(metadata: &Metadata) -> Result<Vocabulary, EngineError> {
         other => Err(format!("its tokenizer is of the kind {}", other.unwrap_or("unnamed"))),
     }
     .map_err(|why| {
-        EngineError(format!("the native engine can't run this model: {why}; choose another engine"))
+        EngineError::work(format!(
+            "the native engine can't run this model: {why}; choose another engine"
+        ))
     })?;
     let kinds = kinds(metadata);
     let added = |kind: usize, special: bool| -> Vec<AddedToken> {
@@ -51,7 +53,7 @@ pub(super) fn build(metadata: &Metadata) -> Result<Vocabulary, EngineError> {
             .collect()
     };
     let failed = |error: tokenizers::Error| {
-        EngineError(format!("the GGUF file's tokens can't be used: {error}"))
+        EngineError::work(format!("the GGUF file's tokens can't be used: {error}"))
     };
     tokenizer.add_special_tokens(added(CONTROL, true)).map_err(failed)?;
     tokenizer.add_tokens(added(USER_DEFINED, false)).map_err(failed)?;

@@ -36,7 +36,7 @@ pub(super) fn open(folder: &Path) -> Result<Tensors, EngineError> {
     let files: BTreeSet<String> = match fs::read(&index) {
         Ok(bytes) => {
             let index: Index = serde_json::from_slice(&bytes).map_err(|error| {
-                EngineError(format!("{} can't be understood: {error}", index.display()))
+                EngineError::work(format!("{} can't be understood: {error}", index.display()))
             })?;
             index.weight_map.into_values().collect()
         }
@@ -46,14 +46,17 @@ pub(super) fn open(folder: &Path) -> Result<Tensors, EngineError> {
     for name in files {
         let path = folder.join(&name);
         let file = File::open(&path).map_err(|error| {
-            EngineError(format!(
+            EngineError::work(format!(
                 "the model's file {name} can't be opened ({error}): it is missing from {}, so \
                  fetch the model again",
                 folder.display()
             ))
         })?;
         let broken = |why: String| {
-            EngineError(format!("{} is damaged ({why}): fetch the model again", path.display()))
+            EngineError::work(format!(
+                "{} is damaged ({why}): fetch the model again",
+                path.display()
+            ))
         };
         read_header(&Arc::new(file), &mut tensors).map_err(broken)?;
     }

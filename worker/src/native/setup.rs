@@ -18,7 +18,7 @@ use crate::engine::{Engine, EngineError, Outlet, Prompts};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use serde_json::{Map, Value};
 use std::path::Path;
-use wire::{Device, EngineFacts, Job, Precision};
+use wire::{Device, EngineFacts, Fault, Job, Precision};
 
 /// How much is done at once where the job doesn't say.
 #[derive(Clone, Copy, Debug)]
@@ -103,7 +103,7 @@ impl Loaded {
             .num_threads(threads)
             .thread_name(|index| format!("native-{index}"))
             .build()
-            .map_err(|error| EngineError(format!("no threads can be started: {error}")))?;
+            .map_err(|error| EngineError::work(format!("no threads can be started: {error}")))?;
         let kept = match job.precision {
             None => Kept::Stored,
             Some(Precision::F32) => Kept::F32,
@@ -142,10 +142,14 @@ impl Loaded {
         let kv_bytes = job.limits.kv_bytes.or(executor.room()?).unwrap_or(KV_BYTES);
         let blocks = usize::try_from((kv_bytes / block_bytes).min(useful)).unwrap_or(usize::MAX);
         if blocks == 0 {
-            return Err(EngineError(format!(
+            // What a GPU has no room for another may have; what the job allows is the same anywhere.
+            let is_machines = on_gpu && job.limits.kv_bytes.is_none();
+            let fault = if is_machines { Fault::Machine } else { Fault::Work };
+            let reason = format!(
                 "the KV cache may take {kv_bytes} bytes, and its least part takes {block_bytes}: \
                  allow more, or choose a smaller model"
-            )));
+            );
+            return Err(EngineError { fault, reason });
         }
         // One that fills the whole cache can still be answered alone.
         let context = context.min(blocks * BLOCK);
@@ -221,6 +225,6 @@ pub(crate) fn parse_defaults(text: &str) -> Result<Map<String, Value>, EngineErr
         return Ok(Map::new());
     }
     serde_json::from_str(text).map_err(|error| {
-        EngineError(format!("the default parameters of the run are no JSON object: {error}"))
+        EngineError::work(format!("the default parameters of the run are no JSON object: {error}"))
     })
 }

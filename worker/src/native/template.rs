@@ -38,7 +38,7 @@ impl Template {
         environment.add_function("strftime_now", |format: String| strftime(&format, now()));
         environment.add_filter("tojson", to_json);
         environment.add_template_owned(NAME, source).map_err(|error| {
-            EngineError(format!("the model's chat template can't be understood: {error:#}"))
+            EngineError::work(format!("the model's chat template can't be understood: {error:#}"))
         })?;
         Ok(Self { environment })
     }

@@ -50,7 +50,7 @@ impl Tensor {
         if self.shape == shape && self.width().is_multiple_of(self.format.block_size()) {
             return Ok(self);
         }
-        Err(EngineError(format!(
+        Err(EngineError::work(format!(
             "the model's tensor {} is {:?} where its configuration says {shape:?}: the files don't \
              belong together",
             self.name, self.shape
@@ -87,7 +87,7 @@ impl Tensor {
         let mut bytes = vec![0; bytes_of(count)];
         let offset = self.offset + bytes_of(first * self.width()) as u64;
         self.file.read_exact_at(&mut bytes, offset).map_err(|error| {
-            EngineError(format!(
+            EngineError::work(format!(
                 "the model's tensor {} can't be read ({error}): fetch the model again",
                 self.name
             ))
@@ -97,8 +97,9 @@ impl Tensor {
 
     fn read_plain(&self, first: usize, out: &mut [f32]) -> Result<(), EngineError> {
         let bytes = self.raw(first, out.len())?;
-        dequantise(self.format, &bytes, out)
-            .map_err(|error| EngineError(format!("the model's tensor {}: {error}", self.name)))
+        dequantise(self.format, &bytes, out).map_err(|error| {
+            EngineError::work(format!("the model's tensor {}: {error}", self.name))
+        })
     }
 
     /// Reads all of it.
@@ -137,7 +138,7 @@ fn dequantise(format: GgmlDType, bytes: &[u8], out: &mut [f32]) -> candle_core::
 /// The tensor of this name.
 pub(super) fn find<'a>(tensors: &'a Tensors, name: &str) -> Result<&'a Tensor, EngineError> {
     tensors.get(name).ok_or_else(|| {
-        EngineError(format!(
+        EngineError::work(format!(
             "the model's files have no tensor {name}: they are incomplete, or of an architecture \
              that the native engine doesn't know"
         ))

@@ -38,7 +38,7 @@ impl Vocabulary {
     /// Reads a `tokenizer.json`.
     pub(super) fn parse(bytes: &[u8]) -> Result<Tokenizer, EngineError> {
         let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(|error| {
-            EngineError(format!("the model's tokenizer.json can't be understood: {error}"))
+            EngineError::work(format!("the model's tokenizer.json can't be understood: {error}"))
         })?;
         // What the files ask for serves training; a prompt is never cut or filled up.
         tokenizer.with_truncation(None).expect("no truncation is always possible");

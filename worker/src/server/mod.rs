@@ -72,8 +72,8 @@ pub fn start(
     let shares = gpus::share_out(&gpus::list(), outline.weight_bytes);
     let plan = Arc::new(Plan::new(server, model, outline, job, &shares[0])?);
     let runtime = Builder::new_current_thread().enable_all().build();
-    let runtime =
-        runtime.map_err(|error| EngineError(format!("the servers can't be watched: {error}")))?;
+    let runtime = runtime
+        .map_err(|error| EngineError::work(format!("the servers can't be watched: {error}")))?;
     let facts = facts(&plan, shares.len(), shares[0].len());
     let (first, starting) = runtime.block_on(async {
         let mut starting = JoinSet::new();

@@ -51,7 +51,7 @@ impl Outline {
             serde_json::from_str(&fs::read_to_string(folder.join(name)).ok()?).ok()
         };
         let config = json("config.json").ok_or_else(|| {
-            EngineError(format!(
+            EngineError::work(format!(
                 "{} has no config.json that can be read: it is no model, or incomplete",
                 folder.display()
             ))

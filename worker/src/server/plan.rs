@@ -59,14 +59,14 @@ impl Plan {
     ) -> Result<Self, EngineError> {
         let program = server.command.first().map_or("", String::as_str);
         let program = command::find(program, &server.places).ok_or_else(|| {
-            EngineError(format!(
+            EngineError::work(format!(
                 "this machine has no program `{program}`, which the engine {} is: install it, choose \
                  an image that has it, or say where it is with `--server-bin`",
                 server.name
             ))
         })?;
         let keeper = crate::own::program().map_err(|error| {
-            EngineError(format!("the worker's own program can't be found: {error}"))
+            EngineError::work(format!("the worker's own program can't be found: {error}"))
         })?;
         let trained = outline.context;
         let reserved = server.parallel.reserved;

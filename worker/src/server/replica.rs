@@ -99,7 +99,7 @@ impl Replica {
             for attempt in there {
                 self.backlog.put_back(attempt);
             }
-            return Err(EngineError(format!(
+            return Err(EngineError::work(format!(
                 "{why}, for the {DEATHS}th time without an answer in between; its log ends: {words}"
             )));
         }
@@ -145,7 +145,7 @@ async fn start(
         }
         failed += 1;
         if STARTS <= failed || cause == Cause::Time {
-            return Err(EngineError(reason));
+            return Err(EngineError::work(reason));
         }
         sleep(PAUSE).await;
     }

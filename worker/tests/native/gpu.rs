@@ -6,7 +6,7 @@ use crate::{
 };
 use serde_json::{Value, json};
 use std::path::Path;
-use wire::{Device, Form, Job, Limits, Precision};
+use wire::{Device, Fault, Form, Job, Limits, Precision};
 use worker::{engine::Engine, native};
 
 fn on_gpu(batch: u32) -> Job {
@@ -53,6 +53,7 @@ fn without_a_gpu_a_job_that_asks_for_one_is_told_so_and_not_computed_elsewhere()
             &format!("there is one: {}", engine.facts().name),
         ),
         Err(error) => {
+            assert_eq!(error.fault, Fault::Machine, "{error}");
             let error = error.to_string();
             let said = ["NVIDIA driver", "GPU", "CUDA"].iter().any(|word| error.contains(word));
             assert!(said && error.contains("take a"), "{error}");
@@ -65,6 +66,7 @@ fn f32_on_a_gpu_is_refused_before_anything_is_opened() {
     let folder = model();
     let job = Job { precision: Some(Precision::F32), ..on_gpu(1) };
     let error = native::load(folder.path(), &job, &mut |_, _| {}).map(|_| ()).unwrap_err();
+    assert_eq!(error.fault, Fault::Work);
     assert!(error.to_string().contains("bf16 or f16"), "{error}");
 }
 

@@ -74,7 +74,7 @@ impl Bench {
             if let ToController::Ready(facts) = heard {
                 return Ok(facts);
             }
-            if let ToController::Broken { reason } = heard {
+            if let ToController::Broken { reason, .. } = heard {
                 return Err(reason);
             }
         }
@@ -103,7 +103,7 @@ impl Bench {
             if let ToController::Completions { completions, .. } = heard {
                 return completions.into_iter().map(|one| (one.index, one.outcome)).collect();
             }
-            if let ToController::Broken { reason } = heard {
+            if let ToController::Broken { reason, .. } = heard {
                 panic!("the engine broke: {reason}");
             }
         }
@@ -125,7 +125,7 @@ impl Bench {
     /// Waits until the engine breaks, and tells why.
     pub(crate) async fn broken(&mut self) -> String {
         loop {
-            if let Some(ToController::Broken { reason }) = self.controller.hear().await {
+            if let Some(ToController::Broken { reason, .. }) = self.controller.hear().await {
                 return reason;
             }
         }

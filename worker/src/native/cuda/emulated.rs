@@ -194,7 +194,7 @@ impl Device for Emulated {
     fn recorded(&mut self) -> Result<Recording, EngineError> {
         let recording = self.recording.take().expect("it is recording");
         if !self.can_record {
-            return Err(EngineError("this GPU records nothing".to_owned()));
+            return Err(EngineError::machine("this GPU records nothing"));
         }
         self.recordings.push(recording);
         Ok(Recording(self.recordings.len() - 1))

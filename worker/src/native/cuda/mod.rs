@@ -70,10 +70,9 @@ fn half_for(tensors: &Tensors, precision: Option<Precision>) -> Result<Half, Eng
     let is_f16 = |tensor: &super::tensor::Tensor| tensor.format == GgmlDType::F16;
     match precision {
         Some(Precision::F16) => Ok(Half::F16),
-        Some(Precision::F32) => Err(EngineError(
+        Some(Precision::F32) => Err(EngineError::work(
             "on a GPU the native engine computes in bf16 or f16, and f32 is asked for: ask for one of \
-             those, or for the CPU"
-                .to_owned(),
+             those, or for the CPU",
         )),
         None if tensors.get("model.embed_tokens.weight").is_some_and(is_f16) => Ok(Half::F16),
         None | Some(Precision::Bf16) => Ok(Half::Bf16),

@@ -90,10 +90,9 @@ impl Driver {
     pub(super) fn open(shape: Shape) -> Result<Self, EngineError> {
         // SAFETY: opening the driver's library runs nothing but its own start.
         if !unsafe { sys::is_culib_present() } {
-            return Err(EngineError(
+            return Err(EngineError::machine(
                 "there is no NVIDIA driver on this machine (libcuda.so.1 isn't found), and the job asks \
-                 for CUDA: take a machine with an NVIDIA GPU, or ask for the CPU"
-                    .to_owned(),
+                 for CUDA: take a machine with an NVIDIA GPU, or ask for the CPU",
             ));
         }
         let context = CudaContext::new(0).map_err(|error| failed("be opened", error))?;
@@ -101,7 +100,7 @@ impl Driver {
         let (major, minor) = context.compute_capability().map_err(told)?;
         let card = context.name().map_err(told)?;
         if (major, minor) < OLDEST {
-            return Err(EngineError(format!(
+            return Err(EngineError::machine(format!(
                 "the GPU is a {card}, whose kind is {major}.{minor}; the native engine needs 8.0 (Ampere) \
                  or later: take another GPU, another engine, or ask for the CPU"
             )));
@@ -133,7 +132,7 @@ impl Driver {
         };
         let (marked, stages) = ([event()?, event()?], [stage()?, stage()?]);
         let handle = lt::create_handle()
-            .map_err(|error| EngineError(format!("cuBLASLt can't be started: {error}")))?;
+            .map_err(|error| EngineError::machine(format!("cuBLASLt can't be started: {error}")))?;
         let mut driver = Self {
             name,
             half: shape.half,
@@ -183,7 +182,7 @@ impl Device for Driver {
         // SAFETY: a call without a pointer of ours; what is in the memory is never taken for anything
         // before it is written.
         let address = unsafe { result::malloc_sync(bytes.max(1)) }.map_err(|error| {
-            EngineError(format!(
+            EngineError::machine(format!(
                 "the GPU {} has no room for {bytes} bytes more ({error}): take a smaller model, a larger \
                  GPU, or lower the batch or the KV cache",
                 self.name
@@ -253,7 +252,7 @@ impl Device for Driver {
         assert!(fits(rows) && has_weights && are_own, "a product's matrices are there");
         let sizes = (rows, columns, depth, is_wide);
         let failed = |error: lt::CublasError| {
-            EngineError(format!(
+            EngineError::machine(format!(
                 "the GPU {} can't multiply {rows} rows by {depth} × {columns} ({error}): take another \
                  image, whose CUDA is newer, or another engine",
                 self.name
@@ -369,7 +368,7 @@ impl Drop for Driver {
 }
 
 fn failed(what: &str, error: DriverError) -> EngineError {
-    EngineError(format!(
+    EngineError::machine(format!(
         "the GPU can't {what} ({error}): if `nvidia-smi` fails there too, the machine is broken; take another"
     ))
 }
@@ -382,7 +381,7 @@ fn cuda_version() -> Result<u32, EngineError> {
     asked.map_err(|error| failed("say what its driver is", error))?;
     let major = u32::try_from(version / 1000).unwrap_or(0);
     if major < 12 {
-        return Err(EngineError(format!(
+        return Err(EngineError::machine(format!(
             "the GPU's driver runs CUDA {major}, and the native engine needs 12 or later: take a machine \
              with a newer driver, or another engine"
         )));
@@ -404,7 +403,10 @@ fn open_library(path: &Path) -> Result<(), EngineError> {
     // SAFETY: a library of CUDA's runs nothing but its own start when it is opened.
     let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL) };
     let library = library.map_err(|error| {
-        EngineError(format!("{} can't be opened ({error}): take another image", path.display()))
+        EngineError::machine(format!(
+            "{} can't be opened ({error}): take another image",
+            path.display()
+        ))
     })?;
     // It stays open.
     std::mem::forget(library);
@@ -415,7 +417,7 @@ fn open_library(path: &Path) -> Result<(), EngineError> {
 pub(super) fn compile(options: &[String]) -> Result<Vec<u8>, EngineError> {
     let source = CString::new(SOURCE).expect("the source has no zeros");
     let failed = |error: nvrtc::NvrtcError, log: &str| {
-        EngineError(format!(
+        EngineError::machine(format!(
             "the kernels can't be compiled for this GPU ({error}): take an image whose CUDA is newer. {log}"
         ))
     };

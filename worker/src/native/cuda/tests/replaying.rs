@@ -42,7 +42,7 @@ type Opened = Option<Box<dyn Device>>;
 
 fn load(path: &Path, open: &(dyn Fn(Shape) -> Opened + Sync)) -> Option<Gpu> {
     let files = ModelFiles::open(path).unwrap();
-    let opened = |shape| open(shape).ok_or_else(|| EngineError(NONE.to_owned()));
+    let opened = |shape| open(shape).ok_or_else(|| EngineError::machine(NONE));
     let silent: &mut dyn FnMut(u64, u64) = &mut |_, _| {};
     there_is(cuda::load(files.config, &files.tensors, None, BOUNDS, &opened, silent))
 }

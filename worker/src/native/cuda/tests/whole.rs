@@ -31,8 +31,8 @@ pub(super) const NONE: &str = "there is none";
 pub(super) fn there_is<T>(loaded: Result<T, EngineError>) -> Option<T> {
     match loaded {
         Ok(loaded) => Some(loaded),
-        Err(EngineError(reason)) => {
-            assert_eq!(reason, NONE);
+        Err(error) => {
+            assert_eq!(error.reason, NONE);
             None
         }
     }
@@ -42,7 +42,7 @@ pub(super) fn there_is<T>(loaded: Result<T, EngineError>) -> Option<T> {
 fn pair(path: &Path, half: Half, open: &Opener) -> Option<[Box<dyn Executor>; 2]> {
     let files = ModelFiles::open(path).unwrap();
     let silent: &mut dyn FnMut(u64, u64) = &mut |_, _| {};
-    let opened = |shape| open(shape).ok_or_else(|| EngineError(NONE.to_owned()));
+    let opened = |shape| open(shape).ok_or_else(|| EngineError::machine(NONE));
     let precision = match half {
         Half::Bf16 => Precision::Bf16,
         Half::F16 => Precision::F16,
@@ -164,7 +164,7 @@ fn steps_of_a_quantised_model_agree_with_the_processors() {
 
 /// The engine on a GPU; None without that GPU.
 fn engine(path: &Path, batch: u32, open: &Opener) -> Option<Loaded> {
-    let opened = |shape| open(shape).ok_or_else(|| EngineError(NONE.to_owned()));
+    let opened = |shape| open(shape).ok_or_else(|| EngineError::machine(NONE));
     there_is(Loaded::load(path, &job(batch, Some(Device::Cuda)), &opened, &mut |_, _| {}))
 }
 
