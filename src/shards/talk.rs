@@ -4,37 +4,36 @@
 //! on it, talks to it, and whenever the link breaks it comes back and goes on. It decides nothing
 //! about prompts: it tells the runner what it hears, and says what the runner tells it to.
 
+mod broken;
 mod ear;
+mod mouth;
 mod outgoing;
+
+pub use broken::Loss;
 
 use super::WorkerId;
 use crate::{
-    clock,
     event::SlotPhase,
     label::RunId,
     leases::describe,
-    ready::{NotReady, Waiting},
-    remote::{
-        Dial, InstallError, Patience, Pins, RemoteError, RunKey, Session, Stdin, answers, ask,
-        install, quote, under_sh,
-    },
-    report::words,
+    ready::Waiting,
+    remote::{Dial, Patience, Pins, RunKey, Session, answers, ask, install, quote, under_sh},
     smoke::{self, Promise, Seen},
     template::WATCHDOG_STATE,
 };
+use broken::Broken;
 use ear::Ear;
 use jiff::Timestamp;
-use outgoing::Outgoing;
+use mouth::Mouth;
 use providers::{Instance, Label, Marketplace, UsdPerHour, crash};
 use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio::{
     sync::mpsc::{Sender, UnboundedReceiver},
-    task::JoinHandle,
-    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use wire::{
-    CodecError, Completion, EngineFacts, Fault, FrameReader, FrameWriter, HubAccess, Job, Prompt,
-    Status, ToController, ToWorker, VERSION,
+    Completion, EngineFacts, FrameReader, FrameWriter, HubAccess, Job, Prompt, Status,
+    ToController, ToWorker, VERSION,
 };
 
 /// How long an instance that was promised to be up may be out of reach before it is given up.
@@ -50,9 +49,6 @@ const SILENCE: Duration = Duration::from_mins(1);
 /// and what is soon.
 const CRASHES: u32 = 6;
 const SOON: Duration = Duration::from_secs(30);
-
-/// How often an instance is told that it is needed.
-const RENEW_EVERY: Duration = Duration::from_secs(15);
 
 /// How long a machine may take to say what it is: one whose driver hangs never does.
 const SMOKE_LIMIT: Duration = Duration::from_mins(1);
@@ -112,36 +108,6 @@ pub enum Said {
     Lost(Loss),
 }
 
-/// Why an instance is of no more use.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Loss {
-    /// The instance is at fault: another may do better.
-    #[error("{0}")]
-    Instance(String),
-    /// The instance can't run the engine, and couldn't the next time: another may.
-    #[error("{0}")]
-    Unable(String),
-    /// The marketplace has taken the instance back, which is nobody's fault.
-    #[error("{0}")]
-    Taken(String),
-    /// The work is at fault: another would fail as well.
-    #[error("{0}")]
-    Work(String),
-    /// Another program works on this run.
-    #[error("another piecework process has taken over the run")]
-    Fenced,
-}
-
-impl Loss {
-    /// What it means that an engine can't do the work.
-    fn of(fault: Fault, reason: String) -> Self {
-        match fault {
-            Fault::Work => Self::Work(reason),
-            Fault::Machine => Self::Unable(reason),
-        }
-    }
-}
-
 /// Everything that it takes to talk to one worker.
 #[derive(Clone, Debug)]
 pub struct Talk {
@@ -174,78 +140,6 @@ pub struct Talk {
     /// What it was said to be, which it must show before anything is put on it. None for a machine of
     /// our own.
     pub promise: Option<Promise>,
-}
-
-/// What is said next.
-enum Next {
-    /// How long the machine may go on by itself.
-    Lease { seconds: u64 },
-    /// What the runner wants said.
-    Order(Say),
-    /// Some of the prompts that wait.
-    Prompts,
-}
-
-/// Why a conversation ended.
-#[derive(Debug, thiserror::Error)]
-enum Broken {
-    #[error(transparent)]
-    NotReady(#[from] NotReady),
-    #[error(transparent)]
-    Remote(#[from] RemoteError),
-    #[error(transparent)]
-    Install(#[from] InstallError),
-    #[error(transparent)]
-    Codec(#[from] CodecError),
-    #[error("the worker can't be started: {0}")]
-    Start(String),
-    #[error("its watchdog isn't armed: {0}")]
-    Unarmed(String),
-    #[error("it failed its test: {0}")]
-    Faulty(#[from] smoke::Fault),
-    #[error("it failed its test: it hasn't said in {} what it is", words::time(SMOKE_LIMIT))]
-    Mute,
-    #[error("it didn't get the worker within {}", words::time(INSTALL_LIMIT))]
-    Trickle,
-    #[error("the worker hung up")]
-    HungUp,
-    #[error("the worker is silent")]
-    Silent,
-    #[error("nobody is left to tell")]
-    Unheard,
-    #[error("{0}")]
-    Lost(Loss),
-}
-
-impl Broken {
-    /// What it means for the instance; none if it is worth another try.
-    fn loss(&self) -> Option<Loss> {
-        let instance = || Some(Loss::Instance(describe(self)));
-        match self {
-            Self::Lost(loss) => Some(loss.clone()),
-            Self::Remote(error) | Self::Install(InstallError::Remote(error)) => {
-                if error.is_temporary() || matches!(error, RemoteError::Rejected(_)) {
-                    None
-                } else {
-                    instance()
-                }
-            }
-            Self::Install(InstallError::Local { .. }) => Some(Loss::Work(describe(self))),
-            Self::Install(InstallError::Checksum)
-            | Self::Codec(_)
-            | Self::Unarmed(_)
-            | Self::HungUp
-            | Self::Silent
-            | Self::Unheard => None,
-            Self::NotReady(NotReady::Lost(_) | NotReady::Gone) => Some(Loss::Taken(describe(self))),
-            Self::NotReady(NotReady::TooSlow(_))
-            | Self::Start(_)
-            | Self::Install(_)
-            | Self::Faulty(_)
-            | Self::Mute
-            | Self::Trickle => instance(),
-        }
-    }
 }
 
 /// Talks to a worker until its instance is lost or nobody listens any more.
@@ -394,9 +288,11 @@ impl Talker {
         while self.orders.try_recv().is_ok() {}
         let attached = Said::Attached { conversation: self.conversation, held };
         self.tell(attached).await?;
-        let ear =
-            Ear { id: self.talk.id, conversation: self.conversation, said: self.said.clone() };
-        let ended = self.speak(writer, tokio::spawn(ear.listen(reader))).await;
+        let (id, conversation, said) = (self.talk.id, self.conversation, self.said.clone());
+        let ear = Ear { id, conversation, said: said.clone() };
+        let (orders, expires) = (&mut self.orders, self.talk.expires);
+        let mouth = Mouth { id, conversation, expires, orders, said, writer };
+        let ended = mouth.speak(tokio::spawn(ear.listen(reader))).await;
         self.alive = Instant::now();
         ended
     }
@@ -442,69 +338,6 @@ impl Talker {
         let installed = install(session, &self.talk.worker, progress).await?;
         self.path = Some(installed.path.clone());
         Ok(installed.path)
-    }
-
-    /// Says what the runner wants said, until the other side is silent for good.
-    async fn speak(
-        &mut self,
-        mut writer: FrameWriter<Stdin>,
-        mut ear: JoinHandle<Result<(), Broken>>,
-    ) -> Result<(), Broken> {
-        let mut renewal = interval(RENEW_EVERY);
-        renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut prompts = Outgoing::default();
-        loop {
-            let order = tokio::select! {
-                // What keeps a machine going and what ends its work don't stand behind prompts that a
-                // slow link takes minutes for.
-                biased;
-                ended = &mut ear => return ended.unwrap_or(Err(Broken::HungUp)),
-                _ = renewal.tick() => {
-                    let left = clock::between(clock::now(), self.talk.expires);
-                    Some(Next::Lease { seconds: left.as_secs() })
-                }
-                order = self.orders.recv() => order.map(Next::Order),
-                () = std::future::ready(()), if !prompts.is_empty() => Some(Next::Prompts),
-            };
-            let sent = match order {
-                None => Err(Broken::Unheard),
-                Some(Next::Lease { seconds }) => {
-                    writer.send(&ToWorker::Lease { seconds }).await.map_err(Broken::from)
-                }
-                Some(Next::Prompts) => {
-                    crash::point("worker: before it gets prompts");
-                    writer.send(&ToWorker::Prompts(prompts.next())).await.map_err(Broken::from)
-                }
-                Some(Next::Order(order)) => self.obey(order, &mut writer, &mut prompts).await,
-            };
-            if let Err(broken) = sent {
-                ear.abort();
-                return Err(broken);
-            }
-        }
-    }
-
-    /// Does what the runner wants said, but for prompts, which only get in line.
-    async fn obey(
-        &self,
-        order: Say,
-        writer: &mut FrameWriter<Stdin>,
-        prompts: &mut Outgoing,
-    ) -> Result<(), Broken> {
-        match order {
-            Say::Prompts(more) => prompts.add(more),
-            Say::Forget { conversation, through } if conversation == self.conversation => {
-                crash::point("worker: before it forgets");
-                writer.send(&ToWorker::Forget { through }).await?;
-            }
-            Say::Forget { .. } => {}
-            Say::Drain => {
-                // Those that it never got it can't give up itself.
-                self.tell(Said::GivenUp(prompts.give_up())).await?;
-                writer.send(&ToWorker::Drain).await?;
-            }
-        }
-        Ok(())
     }
 
     async fn tell(&self, said: Said) -> Result<(), Broken> {
