@@ -6,11 +6,13 @@
 //! a prompt and had none.
 #![expect(clippy::print_stdout, reason = "its figures are its output")]
 
-mod link;
 mod text;
 
 #[path = "../../tests/support/elsewhere.rs"]
 mod elsewhere;
+
+#[path = "../../tests/support/link.rs"]
+mod link;
 
 use link::Link;
 use piecework::{

@@ -23,6 +23,7 @@ mod poison;
 mod prices;
 mod secrets;
 mod seeds;
+mod slow_link;
 mod smoke;
 mod struck;
 mod troubled;
@@ -38,6 +39,9 @@ mod cloud;
 
 #[path = "../support/elsewhere.rs"]
 mod elsewhere;
+
+#[path = "../support/link.rs"]
+mod link;
 
 // Tests start it, and it is this program.
 #[path = "../../worker/tests/server/standin.rs"]

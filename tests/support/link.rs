@@ -28,13 +28,13 @@ const BUFFER: u32 = 64 << 10;
 
 /// One way of a link.
 #[derive(Debug)]
-pub(super) struct Way {
+pub(crate) struct Way {
     delay: Duration,
     bytes_per_second: f64,
     /// When the line has sent what it was given.
     free: Mutex<Instant>,
     /// Bytes that it was given.
-    pub(super) bytes: AtomicU64,
+    pub(crate) bytes: AtomicU64,
 }
 
 impl Way {
@@ -55,21 +55,21 @@ impl Way {
 
 /// A link.
 #[derive(Debug)]
-pub(super) struct Link {
+pub(crate) struct Link {
     /// From here to the machines.
-    pub(super) up: Way,
+    pub(crate) up: Way,
     /// From the machines to here.
-    pub(super) down: Way,
+    pub(crate) down: Way,
 }
 
 impl Link {
     /// A link with this round trip, and so many Mbit/s up and down.
-    pub(super) fn new(round_trip: Duration, up: f64, down: f64) -> Self {
+    pub(crate) fn new(round_trip: Duration, up: f64, down: f64) -> Self {
         Self { up: Way::new(round_trip / 2, up), down: Way::new(round_trip / 2, down) }
     }
 
     /// A port of this computer from which the link leads to another.
-    pub(super) fn before(self: &Arc<Self>, target: u16) -> u16 {
+    pub(crate) fn before(self: &Arc<Self>, target: u16) -> u16 {
         let listener = narrow().and_then(|socket| {
             socket.bind((Ipv4Addr::LOCALHOST, 0).into())?;
             socket.listen(64)
