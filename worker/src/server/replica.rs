@@ -23,6 +23,10 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Deaths in a row, without an answer between them, after which it is the server's fault.
 const DEATHS: u32 = 32;
 
+/// Deaths at a prompt each that it had not been asked before, after which a server that has never answered
+/// any is of no use. Nearly all of the others are needed to find a prompt that kills it.
+const STRANGERS: u32 = 3;
+
 /// One of a machine's servers.
 #[derive(Debug)]
 pub(super) struct Replica {
@@ -35,6 +39,10 @@ pub(super) struct Replica {
     /// What is held against prompts, until the server has shown that it can answer any.
     verdicts: Vec<Verdict>,
     deaths: u32,
+    /// Whether it has ever answered.
+    proven: bool,
+    /// Of the deaths, those at a prompt alone that it had not been asked before.
+    strangers: u32,
 }
 
 impl Replica {
@@ -48,7 +56,8 @@ impl Replica {
         let live = start(&plan, number, &gpus, &mut search).await?;
         search.launched();
         let backlog = Backlog::default();
-        Ok(Self { plan, number, gpus, live, search, backlog, verdicts: Vec::new(), deaths: 0 })
+        let (verdicts, deaths, proven, strangers) = (Vec::new(), 0, false, 0);
+        Ok(Self { plan, number, gpus, live, search, backlog, verdicts, deaths, proven, strangers })
     }
 
     /// Answers prompts until there are no more. Then it is still there, for those that another
@@ -67,10 +76,11 @@ impl Replica {
                 backlog: &mut self.backlog,
                 verdicts: &mut self.verdicts,
                 outlet: &outlet,
+                doubted: 0 < self.deaths && !self.proven,
             };
             let (end, answered) = drive.run(&source).await;
             if answered {
-                self.deaths = 0;
+                (self.deaths, self.proven) = (0, true);
             }
             let End::Lost(lost) = end else { return Ok(self) };
             if let Err(error) = self.restart(lost).await {
@@ -89,18 +99,20 @@ impl Replica {
     }
 
     async fn restart(&mut self, lost: Lost) -> Result<(), EngineError> {
-        let Lost { why, there } = lost;
+        let Lost { why, there, at_a_stranger } = lost;
         self.live.process.end().await;
         let (words, out_of_memory) = self.live.process.last_words(&self.plan.server.out_of_memory);
         let why = format!("the server {} {why}", self.plan.server.name);
         note(self.number, &format!("{why}, with {} prompts; its log ends: {words}", there.len()));
         self.deaths += 1;
-        if DEATHS <= self.deaths {
+        self.strangers += u32::from(at_a_stranger);
+        if DEATHS <= self.deaths || !self.proven && STRANGERS <= self.strangers {
             for attempt in there {
                 self.backlog.put_back(attempt);
             }
             return Err(EngineError::work(format!(
-                "{why}, for the {DEATHS}th time without an answer in between; its log ends: {words}"
+                "{why}, {} times without an answer in between; its log ends: {words}",
+                self.deaths
             )));
         }
         if out_of_memory {

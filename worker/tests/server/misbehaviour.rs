@@ -100,6 +100,33 @@ async fn a_server_that_fails_at_everything_is_of_no_use_and_nothing_is_blamed_on
 }
 
 #[tokio::test]
+async fn a_server_that_stalls_at_every_prompt_is_given_up_after_a_few() {
+    let starts = Starts::new();
+    let mut server = description(&[("STARTS", starts.path())]);
+    server.patience.silent = 1;
+    let mut bench = Bench::new(server).await;
+    bench.ready().await.expect("it comes up");
+    bench.ask(&(0..50).map(|index| format!("HANG {index}")).collect::<Vec<_>>()).await;
+    let reason = bench.broken().await;
+    assert!(reason.contains("said nothing for"), "{reason}");
+    assert!(reason.contains("4 times without an answer in between"), "{reason}");
+    assert_eq!(starts.all().len(), 4);
+}
+
+#[tokio::test]
+async fn a_server_whose_first_prompts_kill_it_is_not_given_up() {
+    let mut server = description(&[]);
+    server.parallel.start = 2;
+    let mut bench = Bench::new(server).await;
+    bench.ready().await.expect("it comes up");
+    // All that it is asked at first, and the next one.
+    let outcomes = bench.answer(&with(100, &[(0, "CRASH"), (1, "CRASH"), (2, "CRASH")])).await;
+    for (index, outcome) in outcomes {
+        assert_eq!(matches!(outcome, wire::Outcome::Failed { .. }), index < 3, "{index}");
+    }
+}
+
+#[tokio::test]
 async fn exhausted_memory_lowers_the_number_of_prompts_at_once() {
     let starts = Starts::new();
     // Dies of more than 3 at once.
