@@ -4,6 +4,9 @@ use crate::{engine::EngineError, native::Metadata};
 use serde_json::Value;
 use std::{fs, path::Path};
 
+/// Kinds of layers that keep no keys and values: some a state, which is as large for any length, and some nothing.
+const KEEP_NONE: [&str; 5] = ["linear_attention", "mamba", "conv", "mlp", "moe"];
+
 /// A model, from outside. What its files don't say is None.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Outline {
@@ -61,10 +64,10 @@ impl Outline {
         let count = |name: &str| config.get(name)?.as_u64();
         let heads = count("num_attention_heads");
         let settings = json("tokenizer_config.json").unwrap_or(Value::Null);
+        let layers = count("num_hidden_layers").map(|layers| keeping(config, layers));
         // Some keep one compressed line for all heads.
         let latent = count("kv_lora_rank").zip(count("qk_rope_head_dim"));
-        let latent =
-            latent.and_then(|(rank, rope)| Some(count("num_hidden_layers")? * (rank + rope) * 2));
+        let latent = latent.and_then(|(rank, rope)| Some(layers? * (rank + rope) * 2));
         let window_is_used = config.get("use_sliding_window") != Some(&Value::Bool(false));
         let weights = fs::read_dir(folder).into_iter().flatten().flatten();
         let weights = weights.filter(|file| {
@@ -78,7 +81,7 @@ impl Outline {
             context: count("max_position_embeddings").and_then(|count| u32::try_from(count).ok()),
             token_bytes: latent.or_else(|| {
                 token_bytes(
-                    count("num_hidden_layers"),
+                    layers,
                     count("num_key_value_heads").or(heads),
                     count("head_dim").or_else(|| Some(count("hidden_size")? / heads?)),
                 )
@@ -88,6 +91,45 @@ impl Outline {
                 || folder.join("chat_template.jinja").is_file()
                 || folder.join("chat_template.json").is_file(),
         })
+    }
+}
+
+/// Of so many layers those that keep keys and values.
+///
+/// Each family says it in its own way. The ways are those of their configurations in `transformers`, by which vLLM
+/// counts as well (`ModelConfig.get_num_layers_by_block_type` in its `vllm/config/model.py`).
+fn keeping(config: &Value, layers: u64) -> u64 {
+    let list = |name: &str| config.get(name).and_then(Value::as_array);
+    let count = |name: &str| config.get(name).and_then(Value::as_u64);
+    let number = |found: usize| found as u64;
+    // Qwen3-Next, Granite 4, LFM2; Zamba 2, later Nemotrons.
+    if let Some(kinds) = list("layer_types").or_else(|| list("layers_block_type")) {
+        let keeps_none =
+            |kind: &&Value| kind.as_str().is_some_and(|kind| KEEP_NONE.contains(&kind));
+        return layers.saturating_sub(number(kinds.iter().filter(keeps_none).count()));
+    }
+    // Nemotron-H has a letter for each layer, and a star for attention.
+    if let Some(pattern) = config.get("hybrid_override_pattern").and_then(Value::as_str) {
+        return number(pattern.matches('*').count());
+    }
+    // Bamba. Falcon-H1 has the field and nothing in it, and attention in all layers.
+    if let Some(indices) = list("attn_layer_indices") {
+        return number(indices.len());
+    }
+    // MiniMax: 1 is attention to everything, 0 the linear kind.
+    if let Some(kinds) = list("attn_type_list") {
+        return number(kinds.iter().filter(|kind| kind.as_u64() == Some(1)).count());
+    }
+    // Jamba.
+    if let (Some(period @ 1..), Some(offset)) =
+        (count("attn_layer_period"), count("attn_layer_offset"))
+    {
+        return layers.saturating_sub(offset).div_ceil(period);
+    }
+    // Qwen3-Next, where it doesn't list them.
+    match count("full_attention_interval") {
+        Some(interval @ 1..) => layers / interval,
+        _ => layers,
     }
 }
 
@@ -138,5 +180,48 @@ mod tests {
         assert!(outline(r#","sliding_window":4096"#).1);
         assert!(!outline(r#","sliding_window":4096,"use_sliding_window":false"#).1);
         assert!(!outline(r#","sliding_window":null"#).1);
+    }
+
+    #[test]
+    fn layers_that_keep_a_state_take_nothing_for_a_token() {
+        let mixed = |first: &str, others: &str| {
+            let kind = |at: u64| if at.is_multiple_of(10) { first } else { others };
+            let kinds: Vec<&str> = (0..40).map(kind).collect();
+            serde_json::json!(kinds)
+        };
+        let pattern = "M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M-";
+        for (field, value, keeping) in [
+            ("layer_types", mixed("full_attention", "linear_attention"), 4),
+            ("layer_types", mixed("attention", "mamba"), 4),
+            ("layer_types", mixed("full_attention", "conv"), 4),
+            ("layer_types", mixed("full_attention", "sliding_attention"), 40),
+            ("layers_block_type", mixed("hybrid", "mamba"), 4),
+            ("hybrid_override_pattern", pattern.into(), 4),
+            ("attn_layer_indices", serde_json::json!([9, 18, 27]), 3),
+            ("attn_layer_indices", Value::Null, 40),
+            (
+                "attn_type_list",
+                serde_json::json!(vec![0; 35].into_iter().chain([1; 5]).collect::<Vec<_>>()),
+                5,
+            ),
+            ("full_attention_interval", 4.into(), 10),
+            ("full_attention_interval", 0.into(), 40),
+        ] {
+            let mut config = serde_json::json!({});
+            config[field] = value;
+            assert_eq!(super::keeping(&config, 40), keeping, "{config}");
+        }
+        let jamba = serde_json::json!({"attn_layer_period": 8, "attn_layer_offset": 4});
+        assert_eq!(super::keeping(&jamba, 32), 4);
+    }
+
+    #[test]
+    fn a_hybrid_has_the_context_that_its_few_layers_of_attention_leave_room_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = r#"{"num_hidden_layers":48,"num_attention_heads":16,"num_key_value_heads":2,
+            "head_dim":256,"full_attention_interval":4}"#;
+        fs::write(folder.path().join("config.json"), config).unwrap();
+        // Qwen3-Next 80B: 12 of 48 layers.
+        assert_eq!(Outline::of(folder.path()).unwrap().token_bytes, Some(12 * 2 * 256 * 4));
     }
 }
