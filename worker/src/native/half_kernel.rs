@@ -66,9 +66,9 @@ mod x86 {
 
     #[target_feature(enable = "avx512f")]
     fn wide<const R: usize>(left: &[&[f32]], panel: &[[u16; PANEL]], out: &mut [[f32; PANEL]]) {
-        let left = cut::<R>(left, panel.len());
+        let (left, out) = cut::<R>(left, panel.len(), out);
         let mut sums = [[_mm512_setzero_ps(); 2]; R];
-        for (sums, out) in sums.iter_mut().zip(out.iter()) {
+        for (sums, out) in sums.iter_mut().zip(&*out) {
             *sums = cast::<[f32; PANEL], [[f32; 16]; 2]>(*out).map(cast::<[f32; 16], __m512>);
         }
         for (step, bits) in panel.iter().enumerate() {
@@ -95,10 +95,10 @@ mod x86 {
 
     #[target_feature(enable = "avx,f16c,fma")]
     fn narrow<const R: usize>(left: &[&[f32]], panel: &[[u16; PANEL]], out: &mut [[f32; PANEL]]) {
-        let left = cut::<R>(left, panel.len());
+        let (left, out) = cut::<R>(left, panel.len(), out);
         for half in 0..2 {
             let mut sums = [[_mm256_setzero_ps(); 2]; R];
-            for (sums, out) in sums.iter_mut().zip(out.iter()) {
+            for (sums, out) in sums.iter_mut().zip(&*out) {
                 let quarters = cast::<[f32; PANEL], [[[f32; 8]; 2]; 2]>(*out);
                 *sums = quarters[half].map(cast::<[f32; 8], __m256>);
             }
@@ -119,10 +119,16 @@ mod x86 {
         }
     }
 
-    /// Rows of one length, so that a loop over them needs no checks.
+    /// Rows of one length, and as many to add to: a loop over them needs no checks, and where their number
+    /// is known when it is compiled the sums stay in registers.
     #[inline]
-    fn cut<'a, const R: usize>(left: &[&'a [f32]], length: usize) -> [&'a [f32]; R] {
-        std::array::from_fn(|row| &left[row][..length])
+    fn cut<'a, 'b, const R: usize>(
+        left: &[&'a [f32]],
+        length: usize,
+        out: &'b mut [[f32; PANEL]],
+    ) -> ([&'a [f32]; R], &'b mut [[f32; PANEL]; R]) {
+        let out = out.first_chunk_mut().expect("there is a row of sums to each row");
+        (std::array::from_fn(|row| &left[row][..length]), out)
     }
 }
 

@@ -18,6 +18,7 @@ use super::vnni;
 use super::{
     kernel::{PANEL, accumulate},
     loops::WidenF16,
+    memory::room,
     simd::{Loop, vectorized},
 };
 use multiversion::{multiversion, target::match_target};
@@ -44,8 +45,8 @@ pub(super) type Codes = [[u8; STEP * PANEL / 2]; 2];
 /// A group of one row of activations.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Group {
-    /// Signed bytes, [`STEP`] in each, the first lowest.
-    pub(super) codes: [i32; STEPS],
+    /// Signed bytes.
+    pub(super) codes: [[i8; STEP]; STEPS],
     /// What the bytes are multiplied by.
     pub(super) scale: f32,
     /// The sum of the bytes, scaled: what an offset of the weights is multiplied by.
@@ -59,20 +60,21 @@ pub(super) struct Group {
 pub(super) struct Bytes {
     /// Groups of a row.
     groups: usize,
+    /// The tiles, and maybe more behind them.
     data: Vec<Group>,
 }
 
 impl Bytes {
-    /// Makes room for `rows` rows of `depth` floats, all zeros.
-    pub(super) fn resize(&mut self, rows: usize, depth: usize) {
+    /// Makes room for `rows` rows of `depth` floats and gives the tiles, the last of which may be narrower,
+    /// for [`quantise`]. What stands in them means nothing.
+    pub(super) fn tiles(
+        &mut self,
+        rows: usize,
+        depth: usize,
+    ) -> impl IndexedParallelIterator<Item = &mut [Group]> {
         self.groups = depth / GROUP;
-        self.data.clear();
-        self.data.resize(padded(rows) * self.groups, Group::default());
-    }
-
-    /// The tiles, the last of which may be narrower, for [`quantise`].
-    pub(super) fn tiles_mut(&mut self) -> impl IndexedParallelIterator<Item = &mut [Group]> {
-        self.data.par_chunks_mut((TILE * self.groups).max(1))
+        let data = room(&mut self.data, padded(rows) * self.groups);
+        data.par_chunks_mut((TILE * self.groups).max(1))
     }
 }
 
@@ -118,22 +120,28 @@ impl Loop for Quantise<'_> {
             }
             let largest = f32::from_bits(largest);
             let inverse = if largest < LEAST { 0.0 } else { 127.0 / largest };
-            let mut codes = [0_i32; GROUP];
-            let mut sum = 0;
-            for (code, value) in codes.iter_mut().zip(values) {
-                let rounded = value.mul_add(inverse, ROUND).to_bits();
+            let mut codes = [[0; STEP]; STEPS];
+            for (code, value) in codes.as_flattened_mut().iter_mut().zip(values) {
                 // No more than its byte: what is no number must not overflow the sum.
-                *code = i32::from(rounded.to_le_bytes()[0].cast_signed());
-                sum += *code;
+                *code = value.mul_add(inverse, ROUND).to_bits().to_le_bytes()[0].cast_signed();
             }
-            let (steps, _) = codes.as_chunks::<STEP>();
-            for (packed, codes) in group.codes.iter_mut().zip(steps) {
-                let [a, b, c, d] = codes.map(|code| code & 0xff);
-                *packed = a | b << 8 | c << 16 | d << 24;
+            (group.codes, group.scale) = (codes, largest * (1.0 / 127.0));
+        }
+        // The sums in a loop of their own, and halved by hand: else they are added byte by byte, which takes
+        // longer than all the rest.
+        for group in self.tile[self.row..].iter_mut().step_by(width) {
+            let mut sums = [0_i16; GROUP];
+            for (sum, code) in sums.iter_mut().zip(group.codes.as_flattened()) {
+                *sum = i16::from(*code);
             }
-            group.scale = largest * (1.0 / 127.0);
-            group.total = group.scale * sum as f32;
-            group.start = -self.zero * sum;
+            for half in [16, 8, 4, 2, 1] {
+                let (low, high) = sums.split_at_mut(half);
+                for (low, high) in low.iter_mut().zip(high) {
+                    *low += *high;
+                }
+            }
+            group.total = group.scale * f32::from(sums[0]);
+            group.start = -self.zero * i32::from(sums[0]);
         }
     }
 }
@@ -183,9 +191,9 @@ fn in_floats(panel: Panel<'_>, groups: usize, rows: &[Group], out: &mut [[f32; P
             let mut left = [0.0; GROUP * TILE];
             let left = &mut left[..GROUP * out.len()];
             for (row, group) in tile.iter().enumerate() {
-                let codes = group.codes.iter().flat_map(|codes| codes.to_le_bytes());
+                let codes = group.codes.as_flattened();
                 for (left, code) in left[row..].iter_mut().step_by(out.len()).zip(codes) {
-                    *left = f32::from(code.cast_signed());
+                    *left = f32::from(*code);
                 }
             }
             let mut sums = [[0.0; PANEL]; TILE];
@@ -329,12 +337,13 @@ mod tests {
 
     fn bytes(rows: &[Vec<f32>], zero: i32) -> Bytes {
         let mut bytes = Bytes::default();
-        bytes.resize(rows.len(), rows[0].len());
-        bytes.tiles_mut().zip(rows.par_chunks(TILE)).for_each(|(tile, rows)| {
-            for (row, values) in rows.iter().enumerate() {
-                quantise(values, row, zero, tile);
-            }
-        });
+        bytes.tiles(rows.len(), rows[0].len()).zip(rows.par_chunks(TILE)).for_each(
+            |(tile, rows)| {
+                for (row, values) in rows.iter().enumerate() {
+                    quantise(values, row, zero, tile);
+                }
+            },
+        );
         bytes
     }
 
@@ -370,12 +379,9 @@ mod tests {
         let float = |bits: u16| half::f16::from_bits(bits).to_f32();
         (0..groups).fold(0.0_f32, |sum, index| {
             let group = tile[index * width + row % TILE];
-            let codes = group.codes.iter().flat_map(|codes| codes.to_le_bytes());
+            let codes = group.codes.as_flattened().iter().enumerate();
             let product: i32 = codes
-                .enumerate()
-                .map(|(at, code)| {
-                    i32::from(code.cast_signed()) * weights.code(index * GROUP + at, column)
-                })
+                .map(|(at, code)| i32::from(*code) * weights.code(index * GROUP + at, column))
                 .sum();
             let scale = float(weights.scales[index][column]) * group.scale;
             let sum = (product as f32).mul_add(scale, sum);
@@ -391,12 +397,7 @@ mod tests {
         let rows = rows(1, 4 * GROUP);
         let bytes = bytes(&rows, 8);
         for (group, values) in bytes.data.iter().zip(rows[0].chunks(GROUP)) {
-            let codes: Vec<i8> = group
-                .codes
-                .iter()
-                .flat_map(|codes| codes.to_le_bytes())
-                .map(u8::cast_signed)
-                .collect();
+            let codes = group.codes.as_flattened();
             assert!(codes.iter().any(|code| code.unsigned_abs() == 127), "{codes:?}");
             for (code, value) in codes.iter().zip(values) {
                 assert!((f32::from(*code) * group.scale - value).abs() <= 0.501 * group.scale);

@@ -13,6 +13,7 @@ use super::{
     int8::{self, Bytes, quantise},
     kernel::{PANEL, TILE, accumulate, width_for},
     loops::{WidenBf16, WidenF16},
+    memory::room,
     quantised::{Format, Quantised},
     simd::vectorized,
     tensor::Tensor,
@@ -40,15 +41,16 @@ pub(super) struct Intake {
 pub(super) struct Tiles {
     rows: usize,
     intake: Intake,
-    /// Empty where the matrix takes bytes.
+    /// What the matrix takes, and maybe more behind it.
     floats: Vec<f32>,
-    /// Empty where the matrix takes floats.
+    /// What it takes instead where it takes bytes.
     bytes: Bytes,
 }
 
 impl Tiles {
     /// Takes a row for each row of `source`, of `stride` floats; `write` makes it and may change
-    /// its source.
+    /// its source. Rows that only pad the last tile are what was there before: nobody reads what comes of
+    /// them.
     pub(super) fn fill(
         &mut self,
         source: &mut [f32],
@@ -56,19 +58,15 @@ impl Tiles {
         intake: Intake,
         write: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
     ) {
-        (self.rows, self.intake) = (source.len() / stride, intake);
-        let depth = intake.depth;
-        let (floats, bytes) = if intake.zero.is_none() { (self.rows, 0) } else { (0, self.rows) };
-        self.floats.clear();
-        self.floats.resize(padded(floats) * depth, 0.0);
-        self.bytes.resize(bytes, depth);
+        let (rows, depth) = (source.len() / stride, intake.depth);
+        (self.rows, self.intake) = (rows, intake);
         match intake.zero {
             None => {
-                let tiles = self.floats.par_chunks_mut(TILE * depth);
-                fill(tiles, source, TILE, stride, depth, write, pack);
+                let floats = room(&mut self.floats, padded(rows) * depth);
+                fill(floats.par_chunks_mut(TILE * depth), source, TILE, stride, depth, write, pack);
             }
             Some(zero) => fill(
-                self.bytes.tiles_mut(),
+                self.bytes.tiles(rows, depth),
                 source,
                 int8::TILE,
                 stride,
@@ -117,6 +115,7 @@ fn pack(values: &[f32], row: usize, tile: &mut [f32]) {
 #[derive(Debug, Default)]
 pub(super) struct Panels {
     rows: usize,
+    /// The product, and maybe more behind it.
     data: Vec<[f32; PANEL]>,
 }
 
@@ -268,31 +267,29 @@ impl Matrix {
             Data::Quantised(_) => int8::padded(tiles.rows),
         };
         out.rows = rows;
-        out.data.resize(self.columns.div_ceil(PANEL) * rows, [0.0; PANEL]);
         if rows == 0 {
             return;
         }
         let panels = self.columns.div_ceil(PANEL);
+        let data = room(&mut out.data, panels * rows);
         // Enough panels to a thread that handing them out costs nothing beside them.
         let together = (panels / (4 * rayon::current_num_threads())).clamp(1, 16);
-        out.data.par_chunks_mut(rows).with_min_len(together).enumerate().for_each(
-            |(panel, out)| {
-                let range = panel * self.depth * PANEL..(panel + 1) * self.depth * PANEL;
-                match &self.data {
-                    Data::F32(data) => {
-                        out.fill([0.0; PANEL]);
-                        product(tiles, 0, data[range].as_chunks().0, out);
-                    }
-                    Data::F16(data) => widened(tiles, &data[range], out, |bits, out| {
-                        vectorized(WidenF16 { bits, out });
-                    }),
-                    Data::Bf16(data) => widened(tiles, &data[range], out, |bits, out| {
-                        vectorized(WidenBf16 { bits, out });
-                    }),
-                    Data::Quantised(data) => int8::multiply(data.panel(panel), &tiles.bytes, out),
+        data.par_chunks_mut(rows).with_min_len(together).enumerate().for_each(|(panel, out)| {
+            let range = panel * self.depth * PANEL..(panel + 1) * self.depth * PANEL;
+            match &self.data {
+                Data::F32(data) => {
+                    out.fill([0.0; PANEL]);
+                    product(tiles, 0, data[range].as_chunks().0, out);
                 }
-            },
-        );
+                Data::F16(data) => widened(tiles, &data[range], out, |bits, out| {
+                    vectorized(WidenF16 { bits, out });
+                }),
+                Data::Bf16(data) => widened(tiles, &data[range], out, |bits, out| {
+                    vectorized(WidenBf16 { bits, out });
+                }),
+                Data::Quantised(data) => int8::multiply(data.panel(panel), &tiles.bytes, out),
+            }
+        });
     }
 }
 

@@ -1,4 +1,4 @@
-//! How much memory there is to take.
+//! How much memory there is to take, and how what was taken is used again.
 
 use std::{fs, path::Path};
 
@@ -11,6 +11,17 @@ pub(crate) fn available() -> Option<u64> {
     let used = number_in(Path::new("/sys/fs/cgroup/memory.current"));
     let container = limit.map(|limit| limit.saturating_sub(used.unwrap_or(0)));
     machine.into_iter().chain(container).min()
+}
+
+/// The first `length` items of `data`, which becomes as long if it is shorter.
+///
+/// It never becomes shorter: what a step uses for a narrow product and then a wide one would be filled with
+/// zeros each time.
+pub(super) fn room<T: Clone + Default>(data: &mut Vec<T>, length: usize) -> &mut [T] {
+    if data.len() < length {
+        data.resize(length, T::default());
+    }
+    &mut data[..length]
 }
 
 fn available_in(meminfo: &str) -> Option<u64> {

@@ -93,7 +93,7 @@ fn add<const R: usize>(
     codes: [__m512i; 2],
 ) {
     for (sums, row) in sums.iter_mut().zip(rows) {
-        let bytes = _mm512_set1_epi32(row.codes[step]);
+        let bytes = _mm512_set1_epi32(cast(row.codes[step]));
         sums[0] = _mm512_dpbusd_epi32(sums[0], codes[0], bytes);
         sums[1] = _mm512_dpbusd_epi32(sums[1], codes[1], bytes);
     }
