@@ -36,7 +36,6 @@ mod matrix;
 mod memory;
 mod model;
 mod model_files;
-mod pinning;
 mod processor;
 mod quantised;
 mod random;

@@ -7,7 +7,6 @@ use super::{
     matrix::Kept,
     model::Model,
     model_files::ModelFiles,
-    pinning,
     processor::Processor,
     request::Defaults,
     run,
@@ -16,7 +15,7 @@ use super::{
     vocabulary::Vocabulary,
 };
 use crate::engine::{Engine, EngineError, Outlet, Prompts};
-use rayon::ThreadPool;
+use rayon::{ThreadPool, ThreadPoolBuilder};
 use serde_json::{Map, Value};
 use std::path::Path;
 use wire::{Device, EngineFacts, Fault, Job, Precision};
@@ -100,7 +99,10 @@ impl Loaded {
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Self, EngineError> {
         let threads = job.limits.threads.map_or(0, |threads| threads as usize);
-        let pool = pinning::pool(threads)
+        let pool = ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|index| format!("native-{index}"))
+            .build()
             .map_err(|error| EngineError::work(format!("no threads can be started: {error}")))?;
         let kept = match job.precision {
             None => Kept::Stored,
