@@ -84,7 +84,7 @@ pub enum Said {
     Attached {
         /// Which conversation, from 1.
         conversation: u64,
-        /// The prompts that the worker holds.
+        /// The prompts that the worker holds, or has answered and still keeps the answers of.
         held: Vec<u64>,
     },
     /// The engine is up.

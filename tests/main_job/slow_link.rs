@@ -1,12 +1,13 @@
-//! A run that is told to finish while most of its prompts still wait for a slow link.
+//! Runs that are told to finish while a slow link keeps prompts back, or a broken one answers.
 
 use crate::{
     elsewhere::setting,
     link::Link,
     program::{User, answers, ids, numbered_ids},
+    proxy::{Mood, Proxy},
 };
 use piecework::{
-    event::{Event, Events},
+    event::{Event, Events, SlotPhase},
     run::{Ladder, Stop, Why, run},
 };
 use rand::{RngExt as _, SeedableRng, rngs::StdRng};
@@ -15,10 +16,10 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::Path,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{Arc, Mutex, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
-use tokio::sync::mpsc::unbounded_channel;
+use tokio::{sync::mpsc::unbounded_channel, time::interval};
 
 const PROMPTS: usize = 160;
 
@@ -33,11 +34,11 @@ const RATE: (f64, f64) = (4.0, 100.0);
 const SENT: u64 = (2 << 20) + (1 << 20) + (1 << 19);
 
 /// Text that hardly gets smaller, so that it takes its time.
-fn texts() -> Vec<String> {
+fn texts(count: usize, bytes: usize) -> Vec<String> {
     let mut random = StdRng::seed_from_u64(1);
     let letters: Vec<char> = ('0'..='9').chain('A'..='Z').chain('a'..='z').collect();
     let mut letter = || letters[random.random_range(..letters.len())];
-    (0..PROMPTS).map(|_| (0..PROMPT).map(|_| letter()).collect()).collect()
+    (0..count).map(|_| (0..bytes).map(|_| letter()).collect()).collect()
 }
 
 /// The real worker, which takes the link no time.
@@ -50,7 +51,7 @@ fn worker(user: &User) -> std::path::PathBuf {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_is_told_to_finish_gives_up_at_once_what_waits_for_a_slow_link() {
-    let (user, texts) = (User::new(), texts());
+    let (user, texts) = (User::new(), texts(PROMPTS, PROMPT));
     let entry = |(at, text)| format!("{{\"id\":\"q{at}\",\"prompt\":\"{text}\"}}\n");
     let prompts: String = texts.iter().enumerate().map(entry).collect();
     let link = Arc::new(Link::new(Duration::from_millis(50), RATE.0, RATE.1));
@@ -98,4 +99,81 @@ async fn a_run_that_is_told_to_finish_gives_up_at_once_what_waits_for_a_slow_lin
         assert!(answer["message"]["content"] == texts[at].as_str(), "{id}");
     }
     user.assert_nothing_left();
+}
+
+/// The link breaks, the machine answers all that it holds meanwhile, the run is told to finish, and the link
+/// comes back. What was answered is paid for.
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_wait_behind_a_broken_link_are_taken_before_a_run_that_is_told_to_finish_ends()
+{
+    let user = User::new();
+    let texts = texts(400, PROMPT / 5).into_iter();
+    let prompts: String = texts.map(|text| format!("{{\"prompt\":\"{text}\"}}\n")).collect();
+    let proxies = Arc::new(Mutex::new(Vec::new()));
+    let all = proxies.clone();
+    // The answers that wait take it seconds.
+    let link = Arc::new(Link::new(Duration::from_millis(50), 100.0, 4.0));
+    let setting = setting(user.folder(), &prompts, (1, 20), move |port| {
+        let proxy = Proxy::before(link.before(port));
+        let before = proxy.port;
+        all.lock().expect("nobody panics").push(proxy);
+        before
+    });
+    let set = |mood| {
+        proxies.lock().expect("nobody panics").iter().for_each(|proxy: &Proxy| proxy.set(mood));
+    };
+    let (events, mut heard) = unbounded_channel();
+    let ladder = Ladder::default();
+    let running = run(setting, Events::to(events), ladder.clone());
+    tokio::pin!(running);
+    let mut look = interval(Duration::from_secs(2));
+    let (mut done, mut holds, mut spooled) = (0, 0, 0);
+    let (mut is_cut, mut asked) = (false, None);
+    let outcome = loop {
+        tokio::select! {
+            outcome = &mut running => break outcome.expect("it can be begun"),
+            Some(event) = heard.recv() => match event {
+                Event::Progress(progress) => done = progress.done,
+                Event::Phase { phase: SlotPhase::Working { waiting, running, .. }, .. } => {
+                    holds = waiting + running;
+                }
+                _ => {}
+            },
+            _ = look.tick(), if asked.is_none() => {
+                if !is_cut && 10 <= done {
+                    set(Mood::CutAfter(1));
+                    is_cut = true;
+                } else if is_cut {
+                    // It has answered all that it holds once nothing more is kept.
+                    let before = std::mem::replace(&mut spooled, kept_by_the_worker(user.folder()));
+                    if 0 < spooled && before == spooled {
+                        asked = Some((done, holds));
+                        ladder.raise(Stop::Drain);
+                        set(Mood::Pass);
+                    }
+                }
+            }
+        }
+    };
+    let ((before, held), done) = (asked.expect("it was told to finish"), outcome.summary.done);
+    assert!(matches!(outcome.why, Some(Why::Stopped(_))) && outcome.owed.is_empty(), "{outcome:?}");
+    // What was on its way when the link broke is counted twice or not at all.
+    assert!(
+        before + held * 3 / 4 <= done,
+        "{before} were done, {held} held, and {done} done in the end"
+    );
+}
+
+/// Bytes of answers that a worker keeps below a folder.
+fn kept_by_the_worker(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let sizes = entries.map(|entry| {
+        let path = entry.path();
+        match entry.metadata() {
+            Ok(found) if found.is_dir() => kept_by_the_worker(&path),
+            Ok(found) if path.ends_with("spool") => found.len(),
+            _ => 0,
+        }
+    });
+    sizes.sum()
 }

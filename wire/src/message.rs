@@ -66,7 +66,8 @@ pub enum ToController {
     Hello {
         /// The sender's [`VERSION`].
         version: u16,
-        /// The indices of the prompts that it holds and hasn't answered, in ascending order.
+        /// The indices of the prompts that it holds, in ascending order: those that it has to answer, and
+        /// those whose answers it keeps until it is told to forget them.
         held: Vec<u64>,
     },
     /// A controller of a later generation has taken over. Nothing else will be said.

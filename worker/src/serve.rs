@@ -168,7 +168,10 @@ impl Worker {
         self.conversation = Some(arrival.converse(self.conversations, self.heard.clone()));
         // Whatever an earlier controller was told may be lost.
         self.sent_through = 0;
-        let held = self.held.iter().copied().collect();
+        // What it has answered it still holds, until that is on the controller's disk.
+        let held = self.held.iter().copied().chain(self.spool.indices());
+        let mut held: Vec<u64> = held.collect();
+        held.sort_unstable();
         self.to_say = VecDeque::from([ToController::Hello { version: VERSION, held }]);
         self.say_state();
     }

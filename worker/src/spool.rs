@@ -104,6 +104,11 @@ impl Spool {
         self.indices.contains(&index)
     }
 
+    /// The positions of the prompts whose completions it keeps.
+    pub fn indices(&self) -> impl Iterator<Item = u64> + '_ {
+        self.indices.iter().copied()
+    }
+
     /// The number of the last completion, kept or forgotten.
     pub fn last(&self) -> u64 {
         self.last

@@ -1,11 +1,12 @@
 //! The speaking half of a conversation: what the runner wants said, in the worker's words.
 
 use super::{Broken, Said, Say, outgoing::Outgoing};
-use crate::{clock, remote::Stdin, shards::WorkerId};
+use crate::{clock, shards::WorkerId};
 use jiff::Timestamp;
 use providers::crash;
 use std::time::Duration;
 use tokio::{
+    io::AsyncWrite,
     sync::mpsc::{Sender, UnboundedReceiver},
     task::JoinHandle,
     time::{MissedTickBehavior, interval},
@@ -16,7 +17,7 @@ use wire::{FrameWriter, ToWorker};
 const RENEW_EVERY: Duration = Duration::from_secs(15);
 
 /// The speaking half of a conversation.
-pub(super) struct Mouth<'a> {
+pub(super) struct Mouth<'a, W> {
     pub(super) id: WorkerId,
     pub(super) conversation: u64,
     /// Until when the instance may be kept.
@@ -24,7 +25,7 @@ pub(super) struct Mouth<'a> {
     /// What the runner wants said.
     pub(super) orders: &'a mut UnboundedReceiver<Say>,
     pub(super) said: Sender<(WorkerId, Said)>,
-    pub(super) writer: FrameWriter<Stdin>,
+    pub(super) writer: FrameWriter<W>,
 }
 
 /// What is said next.
@@ -37,7 +38,7 @@ enum Next {
     Prompts,
 }
 
-impl Mouth<'_> {
+impl<W: AsyncWrite + Unpin> Mouth<'_, W> {
     /// Says it until `ear` hears no more.
     pub(super) async fn speak(
         mut self,
@@ -59,16 +60,25 @@ impl Mouth<'_> {
                 order = self.orders.recv() => order.map(Next::Order),
                 () = std::future::ready(()), if !prompts.is_empty() => Some(Next::Prompts),
             };
-            let sent = match order {
-                None => Err(Broken::Unheard),
-                Some(Next::Lease { seconds }) => {
-                    self.writer.send(&ToWorker::Lease { seconds }).await.map_err(Broken::from)
+            let say = async {
+                match order {
+                    None => Err(Broken::Unheard),
+                    Some(Next::Lease { seconds }) => {
+                        self.writer.send(&ToWorker::Lease { seconds }).await.map_err(Broken::from)
+                    }
+                    Some(Next::Prompts) => {
+                        crash::point("worker: before it gets prompts");
+                        let message = ToWorker::Prompts(prompts.next());
+                        self.writer.send(&message).await.map_err(Broken::from)
+                    }
+                    Some(Next::Order(order)) => self.obey(order, &mut prompts).await,
                 }
-                Some(Next::Prompts) => {
-                    crash::point("worker: before it gets prompts");
-                    self.writer.send(&ToWorker::Prompts(prompts.next())).await.map_err(Broken::from)
-                }
-                Some(Next::Order(order)) => self.obey(order, &mut prompts).await,
+            };
+            // A worker that hangs takes nothing, and says nothing either, which the ear notices.
+            let sent = tokio::select! {
+                biased;
+                sent = say => sent,
+                ended = &mut ear => return ended.unwrap_or(Err(Broken::HungUp)),
             };
             if let Err(broken) = sent {
                 ear.abort();
@@ -94,5 +104,41 @@ impl Mouth<'_> {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::SILENCE, *};
+    use tokio::{
+        io::duplex,
+        sync::mpsc::{channel, unbounded_channel},
+        time::sleep,
+    };
+    use wire::{Form, Prompt};
+
+    /// As behind OpenSSH's server, which takes no more than a channel's window that nobody reads.
+    #[tokio::test(start_paused = true)]
+    async fn a_worker_that_takes_nothing_any_more_is_noticed_by_its_silence() {
+        let (worker, _unread) = duplex(1 << 10);
+        let (said, _inbox) = channel(1);
+        let (order, mut orders) = unbounded_channel();
+        let body = "x".repeat(1 << 12);
+        let prompts = (0..9).map(|index| Prompt { index, form: Form::Text, body: body.clone() });
+        order.send(Say::Prompts(prompts.collect())).expect("it listens");
+        let mouth = Mouth {
+            id: WorkerId(1),
+            conversation: 1,
+            expires: clock::after(clock::now(), Duration::from_secs(3600)),
+            orders: &mut orders,
+            said,
+            writer: FrameWriter::new(worker, 1),
+        };
+        let ear = tokio::spawn(async {
+            sleep(SILENCE).await;
+            Err(Broken::Silent)
+        });
+        let ended = tokio::time::timeout(Duration::from_secs(600), mouth.speak(ear)).await;
+        assert!(matches!(ended, Ok(Err(Broken::Silent))), "{ended:?}");
     }
 }
