@@ -7,6 +7,12 @@
 use crate::engine::EngineError;
 use std::fmt::Debug;
 
+/// Bytes of a number in the residual stream, of a logit and of a whole number.
+pub(in crate::native) const WORD: usize = 4;
+
+/// Bytes of a weight, an activation, a key or a value.
+pub(in crate::native) const HALF: usize = 2;
+
 /// The 16-bit numbers that weights, activations, keys and values are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::native) enum Half {
@@ -193,6 +199,10 @@ pub(in crate::native) trait Device: Debug + Send + Sync {
     /// Ends what [`record`](Self::record) began, whatever came of it.
     fn recorded(&mut self) -> Result<Recording, EngineError>;
 
-    /// Does what was recorded, with the same memory and what is in it now.
+    /// Does what was recorded, with the same memory and what is in it now; after an error nothing of it, or
+    /// some, which may be done again.
     fn replay(&mut self, recording: Recording) -> Result<(), EngineError>;
+
+    /// Forgets all recordings, once what is under way is done.
+    fn forget(&mut self) -> Result<(), EngineError>;
 }

@@ -24,6 +24,8 @@ pub(super) struct Emulated {
     recordings: Vec<Vec<u8>>,
     /// Whether it does.
     pub(super) can_record: bool,
+    /// How often it does them again.
+    pub(super) replays: usize,
 }
 
 impl fmt::Debug for Emulated {
@@ -47,7 +49,8 @@ impl Emulated {
         let input = child.stdin.take().expect("it has one");
         let output = Mutex::new(child.stdout.take().expect("it has one"));
         let (recording, recordings) = (None, Vec::new());
-        Some(Self { child, input, output, recording, recordings, can_record: true })
+        let (can_record, replays) = (true, usize::MAX);
+        Some(Self { child, input, output, recording, recordings, can_record, replays })
     }
 
     fn say(&mut self, words: &[&[u8]]) {
@@ -202,9 +205,17 @@ impl Device for Emulated {
 
     fn replay(&mut self, recording: Recording) -> Result<(), EngineError> {
         self.is_not_recording();
+        self.replays =
+            self.replays.checked_sub(1).ok_or_else(|| EngineError::machine("out of memory"))?;
         let words = std::mem::take(&mut self.recordings[recording.0]);
         self.say(&[&words]);
         self.recordings[recording.0] = words;
+        Ok(())
+    }
+
+    fn forget(&mut self) -> Result<(), EngineError> {
+        self.is_not_recording();
+        self.recordings.clear();
         Ok(())
     }
 }

@@ -13,12 +13,14 @@
 //!
 //! A step begins while the one before is under way: tokens that were chosen stay here for the next step, and
 //! are read a step late. A step in which all sequences decode one token is filled up to a round size
-//! ([`told`]), recorded, and replayed from then on: a small model's kernels are done sooner than the host can
+//! ([`told`]), recorded, and replayed from then on ([`again`]): a small model's kernels are done sooner than the host can
 //! name them one by one.
 //!
 //! Unlike on the CPU, what a prompt yields may differ in its last bits with what runs beside it: which
 //! kernel multiplies depends on how many rows there are.
 
+mod again;
+mod buffers;
 mod device;
 mod driver;
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! One step of the model over a ragged batch, on a GPU.
 
 use super::{
-    device::{Argument, Device, Half, Launch, Mark, Memory, Product, Recording, Shape},
-    plan::{PARTS, Sizes, TILE},
+    again::Again,
+    buffers::Buffers,
+    device::{Argument, Device, HALF, Half, Launch, Mark, Memory, Product, Shape, WORD},
     told::{self, Tiles, Told},
     weights::{Layer, Weights},
 };
@@ -16,13 +17,7 @@ use crate::{
         scheduler::Bounds,
     },
 };
-use std::collections::{HashMap, VecDeque};
-
-/// Bytes of a number in the residual stream, of a logit and of a whole number.
-const WORD: usize = 4;
-
-/// Bytes of a weight, an activation, a key or a value.
-const HALF: usize = 2;
+use std::collections::VecDeque;
 
 /// Threads of a block that goes over a row.
 const THREADS: usize = 256;
@@ -30,9 +25,12 @@ const THREADS: usize = 256;
 /// Warps of a block where each has work of its own, as `kernels.cu` has it for attention.
 const WARPS: usize = 4;
 
-/// Of 16, how much of the memory that is left keys and values may take. Products take some for themselves
-/// when they are first used.
-const KV_SHARE: u64 = 15;
+/// Of the memory that is left, keys and values leave one part in this: products take some for themselves
+/// when they are first used, and recorded steps when they are first replayed.
+const LEFT: u64 = 16;
+
+/// Bytes that they leave at least, where those are no more than a quarter.
+const LEFT_AT_LEAST: u64 = 1 << 30;
 
 /// A model in a GPU's memory.
 #[derive(Debug)]
@@ -44,10 +42,7 @@ pub(in crate::native) struct Gpu {
     pub(super) buffers: Buffers,
     /// Keys and values of each layer.
     cache: Vec<(Memory, Memory)>,
-    /// Steps that can be done again by replaying them; None once such a step was seen.
-    pub(super) recordings: HashMap<Sizes, Option<Recording>>,
-    /// Whether steps are recorded.
-    pub(super) records: bool,
+    pub(super) again: Again,
     /// Steps that were begun, the first one first.
     unfinished: VecDeque<Unfinished>,
     /// Which half of the chosen tokens is the last step's.
@@ -64,26 +59,6 @@ struct Unfinished {
     tokens: Memory,
     /// Which of its wanted rows it chooses tokens for.
     chooses: Vec<bool>,
-}
-
-/// What a step works in.
-#[derive(Debug)]
-pub(super) struct Buffers {
-    bounds: Bounds,
-    /// What the host tells a step.
-    pub(super) told: Memory,
-    pub(super) residual: Memory,
-    pub(super) normed: Memory,
-    pub(super) product: Memory,
-    angles: Memory,
-    queries: Memory,
-    pub(super) attended: Memory,
-    gated: Memory,
-    parts: Memory,
-    part_sums: Memory,
-    pub(super) logits: Memory,
-    /// Chosen tokens, in two halves: of the step that was begun last, and of the one before it.
-    tokens: Memory,
 }
 
 impl Gpu {
@@ -103,8 +78,7 @@ impl Gpu {
             weights,
             buffers,
             cache: Vec::new(),
-            recordings: HashMap::new(),
-            records: true,
+            again: Again::default(),
             unfinished: VecDeque::new(),
             turn: 0,
             given: Vec::new(),
@@ -124,7 +98,7 @@ impl Gpu {
             // It grows with the length of prompts, which has no bound but the cache. What was recorded
             // reads it where it was.
             self.buffers.told = self.device.allocate(2 * words.bytes.len())?;
-            self.recordings.clear();
+            self.forget()?;
         }
         self.device.write(self.buffers.told, &words.bytes)?;
         Ok(Told::new(layout, self.buffers.told))
@@ -273,7 +247,7 @@ impl Gpu {
     }
 
     /// Goes through the model, from tokens to tokens.
-    fn step(&mut self, told: &Told) -> Result<(), EngineError> {
+    pub(super) fn step(&mut self, told: &Told) -> Result<(), EngineError> {
         let Buffers { residual, product, normed, logits, tokens: chosen, .. } = self.buffers;
         let Config { hidden, vocabulary, .. } = self.config;
         let Weights { embedding, norm, output, .. } = self.weights;
@@ -293,33 +267,6 @@ impl Gpu {
         let (weights, input, output, rows) = (output, normed, logits, told.wanted);
         self.device.multiply(&Product { weights, input, output, rows, columns, depth, is_wide })?;
         self.choose(told)
-    }
-
-    /// The same, by replaying the step before of the same sizes where there is one. A step is recorded once
-    /// two of its sizes were seen, while the GPU is at the second: then nobody waits for the recording, and
-    /// all its products and kernels have been used.
-    fn step_again(&mut self, sizes: Sizes, told: &Told) -> Result<(), EngineError> {
-        let seen = self.recordings.get(&sizes).copied();
-        if let Some(Some(recording)) = seen {
-            return self.device.replay(recording);
-        }
-        self.step(told)?;
-        match seen.map(|_| self.record(told)).transpose() {
-            Ok(recording) => drop(self.recordings.insert(sizes, recording)),
-            Err(error) => {
-                // It costs time only: whatever else is wrong is found with the next thing it is told.
-                say(&format!("steps are told to the GPU one by one: {error}"));
-                self.records = false;
-            }
-        }
-        Ok(())
-    }
-
-    fn record(&mut self, told: &Told) -> Result<Recording, EngineError> {
-        self.device.record()?;
-        let step = self.step(told);
-        let recording = self.device.recorded()?;
-        step.map(|()| recording)
     }
 
     /// Brings a step's tokens, and logits where no token was chosen, to the host.
@@ -346,11 +293,6 @@ impl Gpu {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "the worker's own log, which is shown where it fails")]
-fn say(line: &str) {
-    eprintln!("{line}");
-}
-
 impl Executor for Gpu {
     fn config(&self) -> &Config {
         &self.config
@@ -374,7 +316,8 @@ impl Executor for Gpu {
     }
 
     fn room(&self) -> Result<Option<u64>, EngineError> {
-        Ok(Some(self.device.free_bytes()? / 16 * KV_SHARE))
+        let free = self.device.free_bytes()?;
+        Ok(Some(free - (free / LEFT).max(LEFT_AT_LEAST.min(free / 4))))
     }
 
     fn keep(&mut self, blocks: usize) -> Result<(), EngineError> {
@@ -399,10 +342,7 @@ impl Executor for Gpu {
         assert!(rows <= bounds.tokens && wanted <= bounds.sequences, "steps keep to their bounds");
         self.turn = 1 - self.turn;
         let told = self.tell(batch, choices)?;
-        match told.sizes.filter(|_| self.records) {
-            Some(sizes) => self.step_again(sizes, &told)?,
-            None => self.step(&told)?,
-        }
+        self.step_again(&told)?;
         self.end(choices)
     }
 
@@ -419,38 +359,5 @@ impl Executor for Gpu {
                 Given::Logits
             }
         }
-    }
-}
-
-impl Buffers {
-    fn new(
-        device: &mut dyn Device,
-        config: &Config,
-        shape: Shape,
-        bounds: Bounds,
-    ) -> Result<Self, EngineError> {
-        let Config { hidden, intermediate, vocabulary, heads, kv_heads, head_dim, .. } = *config;
-        // Products may take a few rows more than there are.
-        let rows = bounds.tokens.next_multiple_of(128);
-        let sequences = bounds.sequences.next_multiple_of(128);
-        let widest =
-            (config.query_width() + 2 * config.kv_width()).max(2 * intermediate).max(hidden);
-        let parts = bounds.sequences * PARTS * kv_heads * shape.group.min(TILE);
-        let mut take = |bytes: usize| device.allocate(bytes);
-        Ok(Self {
-            bounds,
-            told: take(rows * 64 * WORD)?,
-            residual: take(rows * hidden * WORD)?,
-            normed: take(rows.max(sequences) * hidden * HALF)?,
-            product: take(rows * widest * HALF)?,
-            angles: take(rows * head_dim * WORD)?,
-            queries: take(rows * heads * shape.padded() * HALF)?,
-            attended: take(rows * config.query_width() * HALF)?,
-            gated: take(rows * intermediate * HALF)?,
-            parts: take(parts * shape.padded() * WORD)?,
-            part_sums: take(parts * 2 * WORD)?,
-            logits: take(sequences * vocabulary * WORD)?,
-            tokens: take(2 * sequences * WORD)?,
-        })
     }
 }

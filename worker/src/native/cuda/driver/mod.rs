@@ -198,12 +198,10 @@ impl Device for Driver {
         self.bind()?;
         let failed = |error: DriverError| failed("be written to", error);
         if STAGED < bytes.len() {
-            // SAFETY: the target was allocated and is long enough. The source isn't page-locked, so the
-            // driver has copied it when the call returns.
-            return unsafe {
-                result::memcpy_htod_async(to.address, bytes, self.stream.cu_stream())
-            }
-            .map_err(failed);
+            // SAFETY: the target was allocated and is long enough, and the source stays until it was fetched.
+            unsafe { result::memcpy_htod_async(to.address, bytes, self.stream.cu_stream()) }
+                .map_err(failed)?;
+            return self.stream.synchronize().map_err(failed);
         }
         self.stages.reverse();
         let [Stage { memory, fetched }, _] = &mut self.stages;
@@ -230,6 +228,9 @@ impl Device for Driver {
         self.bind()?;
         let failed = |error: DriverError| failed("carry out a step", error);
         self.marked[mark.0 % 2].synchronize().map_err(failed)?;
+        if bytes.is_empty() {
+            return Ok(());
+        }
         // SAFETY: the source was allocated and is long enough, and nobody looks at the target before
         // the stream is done.
         unsafe { result::memcpy_dtoh_async(bytes, from.address, self.reading.cu_stream()) }
@@ -327,18 +328,24 @@ impl Device for Driver {
 
     fn record(&mut self) -> Result<(), EngineError> {
         self.bind()?;
-        Recordings::begin(&self.stream).map_err(|error| failed("begin a recording", error))
+        Recordings::begin(&self.stream).map_err(not_recorded)
     }
 
     fn recorded(&mut self) -> Result<Recording, EngineError> {
         self.bind()?;
-        self.recordings.end(&self.stream).map_err(|error| failed("record a step", error))
+        self.recordings.end(&self.stream).map_err(not_recorded)
     }
 
     fn replay(&mut self, recording: Recording) -> Result<(), EngineError> {
         self.bind()?;
-        let replayed = self.recordings.replay(recording, &self.stream);
-        replayed.map_err(|error| failed("replay a step", error))
+        self.recordings.replay(recording, &self.stream).map_err(not_recorded)
+    }
+
+    fn forget(&mut self) -> Result<(), EngineError> {
+        self.bind()?;
+        self.stream.synchronize().map_err(|error| failed("carry out a step", error))?;
+        self.recordings.free();
+        Ok(())
     }
 }
 
@@ -371,6 +378,10 @@ fn failed(what: &str, error: DriverError) -> EngineError {
     EngineError::machine(format!(
         "the GPU can't {what} ({error}): if `nvidia-smi` fails there too, the machine is broken; take another"
     ))
+}
+
+fn not_recorded(error: DriverError) -> EngineError {
+    EngineError::machine(format!("its steps can't be recorded and replayed ({error})"))
 }
 
 /// The newest version of CUDA that the driver runs.

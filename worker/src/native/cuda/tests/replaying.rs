@@ -106,13 +106,13 @@ fn replayed_steps_give_what_told_ones_give() {
             let more = json!({"max_position_embeddings": 512, "sliding_window": window});
             SmallModel::new("mistral", more).write(folder.path(), 1);
             let Some(mut told) = load(folder.path(), &open) else { continue };
-            told.records = false;
+            told.again.most = 0;
             let mut gpus = [told, load(folder.path(), &open).unwrap()];
             let steps = answer_alike(&mut gpus, &format!("{who}, {window:?}"));
             let [told, replayed] = gpus;
-            assert!(told.recordings.is_empty());
-            let sizes = replayed.recordings.len();
-            let recorded = replayed.recordings.values().flatten().count();
+            assert!(told.again.known.is_empty());
+            let sizes = replayed.again.known.len();
+            let recorded = replayed.again.known.values().flatten().count();
             assert!(
                 1 < recorded && 4 * sizes < steps,
                 "{steps} steps, {recorded} of {sizes} sizes"
@@ -121,20 +121,46 @@ fn replayed_steps_give_what_told_ones_give() {
     }
 }
 
-#[test]
-fn a_gpu_that_cant_record_is_told_each_step() {
+/// Two emulated GPUs of one small model, of which the first was changed.
+fn beside_another(test: &str, change: fn(&mut Emulated)) -> Option<[Gpu; 2]> {
     let folder = tempfile::tempdir().unwrap();
     SmallModel::new("llama", json!({"max_position_embeddings": 512})).write(folder.path(), 1);
-    let test = "a_gpu_that_cant_record_is_told_each_step";
-    let open = |can_record| {
+    let open = |change: fn(&mut Emulated)| {
         move |shape| {
             let mut emulated = Emulated::start(shape, test)?;
-            emulated.can_record = can_record;
+            change(&mut emulated);
             Some(Box::new(emulated) as Box<dyn Device>)
         }
     };
-    let Some(unable) = load(folder.path(), &open(false)) else { return };
-    let mut gpus = [unable, load(folder.path(), &open(true)).unwrap()];
+    let changed = load(folder.path(), &open(change))?;
+    Some([changed, load(folder.path(), &open(|_| {})).unwrap()])
+}
+
+#[test]
+fn a_gpu_that_cant_record_is_told_each_step() {
+    let test = "a_gpu_that_cant_record_is_told_each_step";
+    let Some(mut gpus) = beside_another(test, |emulated| emulated.can_record = false) else {
+        return;
+    };
     answer_alike(&mut gpus, "emulated");
-    assert!(!gpus[0].records && gpus[0].recordings.values().all(Option::is_none));
+    assert!(gpus[0].again.most == 0 && gpus[0].again.known.is_empty());
+}
+
+/// A GPU takes memory for a recording when it is first replayed, and may find none.
+#[test]
+fn a_gpu_that_cant_replay_any_more_is_told_each_step() {
+    let test = "a_gpu_that_cant_replay_any_more_is_told_each_step";
+    let Some(mut gpus) = beside_another(test, |emulated| emulated.replays = 3) else { return };
+    answer_alike(&mut gpus, "emulated");
+    assert!(gpus[0].again.most == 0 && gpus[0].again.known.is_empty());
+}
+
+#[test]
+fn no_more_recordings_are_kept_than_there_may_be() {
+    let test = "no_more_recordings_are_kept_than_there_may_be";
+    let Some(mut gpus) = beside_another(test, |_| {}) else { return };
+    gpus[0].again.most = 1;
+    answer_alike(&mut gpus, "emulated");
+    let recorded = gpus.map(|gpu| gpu.again.known.values().flatten().count());
+    assert!(recorded[0] == 1 && 1 < recorded[1], "{recorded:?}");
 }
