@@ -5,7 +5,7 @@ use crate::{
     engine::EngineError,
     native::{
         config::Config,
-        executor::{Choice, Executor, Given},
+        executor::{Choice, Executor, Given, Row, give},
         model::Batch,
         sampling::{Sampling, best, draw},
     },
@@ -17,9 +17,6 @@ use std::{
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
 };
-
-/// What a step gave for a wanted row.
-type Row = Result<Option<u32>, Vec<f32>>;
 
 /// One that runs ahead.
 #[derive(Debug)]
@@ -108,12 +105,6 @@ impl Executor for Late {
     }
 
     fn given(&self, row: usize, logits: &mut [f32]) -> Given {
-        match &self.given[row] {
-            Ok(token) => Given::Token(*token),
-            Err(given) => {
-                logits.copy_from_slice(given);
-                Given::Logits
-            }
-        }
+        give(&self.given[row], logits)
     }
 }

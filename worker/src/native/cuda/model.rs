@@ -11,7 +11,7 @@ use crate::{
     engine::EngineError,
     native::{
         config::Config,
-        executor::{Choice, Executor, Given},
+        executor::{Choice, Executor, Given, Row, give},
         kv_cache::BLOCK,
         model::Batch,
         scheduler::Bounds,
@@ -47,7 +47,7 @@ pub(in crate::native) struct Gpu {
     unfinished: VecDeque<Unfinished>,
     /// Which half of the chosen tokens is the last step's.
     turn: usize,
-    given: Vec<Result<Option<u32>, Vec<f32>>>,
+    given: Vec<Row>,
 }
 
 /// A step that was begun.
@@ -352,12 +352,6 @@ impl Executor for Gpu {
     }
 
     fn given(&self, row: usize, logits: &mut [f32]) -> Given {
-        match &self.given[row] {
-            Ok(token) => Given::Token(*token),
-            Err(given) => {
-                logits.copy_from_slice(given);
-                Given::Logits
-            }
-        }
+        give(&self.given[row], logits)
     }
 }
