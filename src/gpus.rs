@@ -1,7 +1,7 @@
 //! GPUs by the names that marketplaces give them, from `templates/gpus.toml`.
 //!
 //! A GPU that isn't known is kept, not dropped: its memory decides whether a model fits, and for
-//! its speed it is taken for the slowest known one of that memory.
+//! its speed it is taken for the slowest known one of that memory. Its generation goes by its name.
 
 use crate::model::Weights;
 use providers::{Gpus, Mib};
@@ -51,18 +51,21 @@ impl Gpu {
         let wanted = plain(&gpus.name);
         let by_name = |gpu: &&Self| gpu.names.contains(&wanted);
         let nearest = |a: &&Self, b: &&Self| a.apart(gpus.vram).total_cmp(&b.apart(gpus.vram));
-        let named = TABLE.iter().filter(by_name).min_by(nearest);
-        match named.filter(|gpu| gpu.apart(gpus.vram) < TOLERANCE) {
-            Some(gpu) => gpu.clone(),
-            None => Self::stand_in(gpus),
+        let named = known().iter().filter(by_name).min_by(nearest);
+        if let Some(gpu) = named.filter(|gpu| gpu.apart(gpus.vram) < TOLERANCE) {
+            return gpu.clone();
         }
+        // Whatever memory it was given.
+        let is_older = || TABLE.older.iter().any(|start| wanted.starts_with(start));
+        let ampere = named.map_or_else(|| !is_older(), |gpu| gpu.ampere);
+        Self { ampere, ..Self::stand_in(gpus) }
     }
 
     /// The slowest known GPU of about this memory, or else of any, under the name it was given.
     fn stand_in(gpus: &Gpus) -> Self {
         let slower = |a: &&Self, b: &&Self| a.bandwidth.total_cmp(&b.bandwidth);
-        let alike = TABLE.iter().filter(|gpu| gpu.apart(gpus.vram) < TOLERANCE).min_by(slower);
-        let slowest = alike.or_else(|| TABLE.iter().min_by(slower));
+        let alike = known().iter().filter(|gpu| gpu.apart(gpus.vram) < TOLERANCE).min_by(slower);
+        let slowest = alike.or_else(|| known().iter().min_by(slower));
         let slowest = slowest.expect("the table isn't empty, which a test reads");
         let (name, fp8, fp4) = (gpus.name.clone(), None, None);
         Self { name, fp8, fp4, known: false, nvlink: false, ..slowest.clone() }
@@ -125,22 +128,28 @@ impl Gpu {
     }
 }
 
-static TABLE: LazyLock<Vec<Gpu>> = LazyLock::new(|| {
-    #[derive(Deserialize)]
-    struct Table {
-        gpu: Vec<Gpu>,
-    }
+/// `templates/gpus.toml`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Table {
+    /// How the names of older generations begin, made [`plain`].
+    older: Vec<String>,
+    gpu: Vec<Gpu>,
+}
+
+static TABLE: LazyLock<Table> = LazyLock::new(|| {
     let text = include_str!("../templates/gpus.toml");
     let mut table: Table = toml::from_str(text).expect("a test reads this file");
-    for name in table.gpu.iter_mut().flat_map(|gpu| &mut gpu.names) {
+    let names = table.gpu.iter_mut().flat_map(|gpu| &mut gpu.names);
+    for name in names.chain(&mut table.older) {
         *name = plain(name);
     }
-    table.gpu
+    table
 });
 
 /// Every GPU that is known.
 pub fn known() -> &'static [Gpu] {
-    &TABLE
+    &TABLE.gpu
 }
 
 /// A name without what differs between marketplaces: `NVIDIA GeForce RTX 4090`, `RTX_4090` and
@@ -248,6 +257,46 @@ mod tests {
         assert!(new.bandwidth() <= found("L4", 24_576).bandwidth());
         assert!(!new.computes(Weights::Fp8));
         assert!(found("Huge", 999_999).bandwidth() <= found("L4", 24_576).bandwidth());
+    }
+
+    #[test]
+    fn what_generation_a_gpu_is_of_is_known_by_its_name_whatever_its_memory() {
+        for (name, gib, ampere) in [
+            ("RTX 3090", 48, true),
+            ("RTX 5880 Ada", 48, true),
+            ("RTX 2000 Ada", 12, true),
+            ("RTX 2080 Ti", 22, false),
+            ("Quadro RTX 8000", 40, false),
+            ("NVIDIA GeForce GTX 1080 Ti", 11, false),
+            ("GTX 1660 S", 6, false),
+            ("GTX TITAN X", 12, false),
+            ("Titan Xp", 12, false),
+            ("TITAN V", 12, false),
+            ("RTX 2060S", 8, false),
+            ("RTX 2070 Super", 8, false),
+            ("Quadro RTX 4000", 8, false),
+            ("Quadro GV100", 32, false),
+            ("Quadro P6000", 24, false),
+            ("P5000", 16, false),
+            ("Tesla P4", 8, false),
+            ("Tesla V100-SXM2-16GB-N", 16, false),
+            ("Tesla M40", 24, false),
+            ("Tesla K80", 12, false),
+            ("RX 7900 XTX", 24, false),
+            // Nobody knows these, and they may be new.
+            ("GB10", 128, true),
+            ("RTX 6090", 192, true),
+            ("RTX PRO 2000 Blackwell", 16, true),
+            ("A10M", 20, true),
+            ("L20", 48, true),
+            ("Quadro RTX A6000", 48, true),
+        ] {
+            assert_eq!(found(name, gib * 1024).ampere, ampere, "{name}, {gib} GiB");
+        }
+        for (gpu, name) in known().iter().flat_map(|gpu| gpu.names.iter().map(move |n| (gpu, n))) {
+            let is_older = TABLE.older.iter().any(|start| name.starts_with(start));
+            assert!(!(is_older && gpu.ampere), "{name}");
+        }
     }
 
     #[test]
