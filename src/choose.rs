@@ -164,6 +164,27 @@ pub fn choose(job: &Job<'_>, offers: Vec<Listed>) -> (Vec<Candidate>, Vec<Reject
     (candidates, rejected)
 }
 
+/// Whether an engine can run on an offered machine at all, whatever the model. What isn't known of one
+/// of them is no reason against it.
+pub fn runs(engine: &str, offer: &Offer) -> Result<(), Reason> {
+    let is_known = [false, true].iter().any(|on| Engine::named(engine, *on).is_some());
+    let is_told = offer.host != Host::ThisComputer;
+    if is_known && is_told { seat(engine, offer).map(drop) } else { Ok(()) }
+}
+
+/// What an engine is on a machine, and the GPUs that it has for it.
+fn seat<'a>(engine: &str, offer: &'a Offer) -> Result<(&'static Engine, Option<&'a Gpus>), Reason> {
+    // An engine that has no way to use a GPU computes on the processor beside it.
+    let gpus = offer.gpus.as_ref().filter(|_| Engine::named(engine, false).is_some());
+    let is_here = offer.host == Host::ThisComputer;
+    let engine = Engine::named(engine, gpus.is_none()).filter(|engine| is_here || !engine.here);
+    let engine = engine.ok_or(Reason::NoGpu)?;
+    if engine.ampere && gpus.is_some_and(|gpus| !Gpu::of(gpus).ampere) {
+        return Err(Reason::OldGpu);
+    }
+    Ok((engine, gpus))
+}
+
 /// What becomes of an offer: how to make a candidate of it, or why not.
 fn consider(
     job: &Job<'_>,
@@ -175,18 +196,12 @@ fn consider(
     if !job.interruptible && matches!(offer.rental, Rental::Interruptible { .. }) {
         return Err(Reason::Interruptible);
     }
-    // An engine that has no way to use a GPU computes on the processor beside it.
-    let gpus = offer.gpus.as_ref().filter(|_| Engine::named(job.engine, false).is_some());
+    let (engine, gpus) = seat(job.engine, offer)?;
     let (gpu, memory, count) = match gpus {
         Some(gpus) => (Gpu::of(gpus), gpus.vram, gpus.count.max(1)),
         None => (Gpu::processor(offer.cores), memory_of(offer), 1),
     };
     let is_here = offer.host == Host::ThisComputer;
-    let engine = Engine::named(job.engine, gpus.is_none()).filter(|engine| is_here || !engine.here);
-    let engine = engine.ok_or(Reason::NoGpu)?;
-    if engine.ampere && gpus.is_some() && !gpu.ampere {
-        return Err(Reason::OldGpu);
-    }
     // The others are paid for and idle.
     let used = engine.gpus.map_or(count, |most| count.min(most));
     let needed = disk(job.shape, engine, job.allowed);

@@ -3,7 +3,7 @@
 //! A run asks again each time it needs a machine, so what it looks for is kept with it.
 
 use crate::{
-    choose::{Candidate, Job, Listed, choose},
+    choose::{Candidate, Job, Listed, choose, runs},
     cost::{Measurement, cost},
     engines::Engine,
     model::{Shape, Weights},
@@ -121,9 +121,10 @@ impl Search {
         let (mut fit, mut unlike) = (Vec::new(), Vec::new());
         for listed in offers {
             // An offer of a machine that the engine can't be put on is none, whatever it costs.
-            let runs = template::image(listed.offer.host, &self.engine).map_err(|e| e.to_string());
+            let image = template::image(listed.offer.host, &self.engine).map_err(|e| e.to_string());
+            let runs = runs(&self.engine, &listed.offer).map_err(|why| why.to_string());
             let fits = wish::fits(&self.wish, &listed.offer).map_err(|why| why.to_string());
-            match fits.and(runs.map(drop)) {
+            match fits.and(image.map(drop)).and(runs) {
                 Ok(()) if avoid.contains(&key(&listed)) => {
                     unlike.push((listed, "it has failed, or is taken".to_owned()));
                 }
@@ -226,6 +227,29 @@ mod tests {
         let (picks, unlike) = search(None).shortlist(offers, None, "m", 1, &BTreeSet::new(), &[]);
         assert_eq!(ids(&picks), ["container"]);
         assert!(unlike[0].1.contains("can't be put on a virtual machine yet"), "{unlike:?}");
+    }
+
+    #[test]
+    fn without_a_model_a_machine_is_an_offer_only_if_the_engine_can_use_what_it_computes_with() {
+        let mut bare = listed("bare", "none", 0, 10);
+        bare.offer.gpus = None;
+        let here = Offer { host: Host::ThisComputer, ..bare.offer.clone() };
+        let here = Listed { offer: Offer { id: OfferId("here".into()), ..here }, ..bare.clone() };
+        let offers =
+            [bare, here, listed("old", "GTX 1080 Ti", 11, 20), listed("new", "RTX 3060", 12, 30)];
+        let found = |engine: &str| {
+            let search = Search { engine: engine.to_owned(), ..search(None) };
+            let (picks, unlike) =
+                search.shortlist(offers.to_vec(), None, "m", 1, &BTreeSet::new(), &[]);
+            let ids = ids(&picks).join(" ");
+            (ids, unlike.into_iter().map(|(_, why)| why).collect::<Vec<_>>().join("; "))
+        };
+        let (ids, why) = found("native-cuda");
+        assert_eq!(ids, "here new", "this computer doesn't tell what it has");
+        assert!(why.contains("it has no GPU") && why.contains("Ampere"), "{why}");
+        assert_eq!(found("vllm").0, "here old new");
+        assert_eq!(found("native").0, "bare here old new");
+        assert_eq!(found("echo").0, "bare here old new");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     catalog,
-    choose::{Job, Listed, gpus_in_words},
+    choose::{Job, Listed, gpus_in_words, runs},
     cli::{RunArgs, WishArgs},
     engines::Engine,
     exit::Exit,
@@ -131,7 +131,9 @@ async fn by_hour(
         report::warning(&describe(error));
     }
     let mut offers = catalog.listed;
-    offers.retain(|listed| wish::fits(&wish, &listed.offer).is_ok());
+    offers.retain(|Listed { offer, .. }| {
+        wish::fits(&wish, offer).is_ok() && runs(&hourly.engine, offer).is_ok()
+    });
     if offers.is_empty() {
         let none = format!("no offer has {} of VRAM or more on a GPU", wish.vram);
         let error = CommandError::new(Exit::NoOffer, none);
