@@ -58,9 +58,6 @@ const AHEAD_BYTES: usize = 8 << 20;
 /// Messages from workers that wait to be handled.
 const INBOX: usize = 4;
 
-/// How often in a row a slot may fail to get an instance that answers before it is left vacant.
-const ATTEMPTS: u32 = 3;
-
 /// How long a lease runs at most where no deadline was given.
 pub const LEASE_LIMIT: Duration = Duration::from_hours(24);
 

@@ -7,9 +7,19 @@ use crate::{
     shortlist::Pick,
 };
 use providers::Label;
-use std::collections::VecDeque;
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 use tokio::{sync::mpsc::UnboundedSender, task::AbortHandle};
 use wire::{EngineFacts, Outcome};
+
+/// How often in a row a slot may fail to get a machine of use before it is left vacant.
+const ATTEMPTS: u32 = 3;
+
+/// How long a machine works before what befalls it is no sign of what befalls the next: a prompt that brings
+/// machines down is handed to the next at once, and its answers before that prove nothing.
+pub(super) const PROVEN: Duration = Duration::from_hours(1);
 
 /// Where a machine stands.
 #[derive(Debug)]
@@ -45,6 +55,8 @@ pub(super) struct Held {
     pub(super) prompts: Meter,
     pub(super) tokens: Meter,
     pub(super) answered: u64,
+    /// When its first answers came, and its last.
+    pub(super) working: Option<(Instant, Instant)>,
     /// Bytes of the prompts that it answered, and how fast they go.
     pub(super) answered_bytes: u64,
     pub(super) bytes: Meter,
@@ -100,7 +112,7 @@ pub(super) struct Ack {
 pub(super) struct Slot {
     pub(super) number: u32,
     pub(super) attempt: u32,
-    /// How often in a row it got no machine, or one that answered nothing.
+    /// How often in a row it got no machine, or none of use.
     pub(super) failures: u32,
     /// How often its machine was exchanged.
     pub(super) exchanges: u32,
@@ -126,6 +138,20 @@ impl Slot {
         let (failures, exchanges) = (0, 0);
         let (stand, successor, parted) = (Stand::Vacant, None, None);
         Self { number, attempt, failures, exchanges, stand, successor, parted }
+    }
+
+    /// Counts that it got no machine, or has lost one. Whether it may look for another.
+    pub(super) fn fail(&mut self) -> bool {
+        self.attempt += 1;
+        self.failures += 1;
+        self.failures < ATTEMPTS
+    }
+
+    /// Its machine is gone, and has worked for so long, if it has answered at all. After `least` it was of use.
+    pub(super) fn credit(&mut self, worked: Option<Duration>, least: Duration) {
+        if worked.is_some_and(|worked| least <= worked) {
+            self.failures = 0;
+        }
     }
 
     /// Whether it has a machine, or may have one soon.
@@ -181,6 +207,11 @@ impl Held {
         drop(self.orders.send(say));
     }
 
+    /// How long it has worked, if it has answered at all.
+    pub(super) fn worked(&self) -> Option<Duration> {
+        self.working.map(|(first, last)| last.duration_since(first))
+    }
+
     /// What it takes to be kept busy.
     pub(super) fn appetite(&self) -> Appetite {
         let (batch, running) = (self.batch(), self.at_once());
@@ -195,5 +226,46 @@ impl Held {
     /// How many it was at at once, at most.
     pub(super) fn at_once(&self) -> u32 {
         self.most_running.min(self.batch())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many machines a slot takes, up to 100, where each works for so long.
+    fn taken(worked: Option<Duration>, least: Duration) -> usize {
+        let mut slot = Slot::new(0, 0);
+        let next = |_: &usize| {
+            slot.credit(worked, least);
+            slot.fail()
+        };
+        1 + (0..99).take_while(next).count()
+    }
+
+    #[test]
+    fn a_slot_is_given_up_after_three_machines_in_a_row_of_which_none_has_worked_for_long() {
+        assert_eq!(taken(None, PROVEN), 3, "they answered nothing");
+        assert_eq!(taken(Some(Duration::from_mins(10)), PROVEN), 3, "a prompt may bring them down");
+        assert_eq!(
+            taken(Some(Duration::from_hours(24)), PROVEN),
+            100,
+            "they broke after good work"
+        );
+    }
+
+    #[test]
+    fn machines_that_are_taken_away_are_of_use_if_they_have_answered_anything() {
+        assert_eq!(taken(None, Duration::ZERO), 3);
+        assert_eq!(taken(Some(Duration::ZERO), Duration::ZERO), 100);
+    }
+
+    #[test]
+    fn a_machine_of_use_between_those_that_are_not_begins_the_row_anew() {
+        let mut slot = Slot::new(0, 0);
+        assert!(slot.fail() && slot.fail());
+        slot.credit(Some(PROVEN), PROVEN);
+        assert!(slot.fail() && slot.fail());
+        assert_eq!((slot.fail(), slot.attempt), (false, 5));
     }
 }

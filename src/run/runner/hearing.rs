@@ -113,6 +113,7 @@ impl Runner<'_> {
         held.score.extend(score);
         held.answered_bytes += bytes;
         let now = Instant::now();
+        held.working = Some((held.working.map_or(now, |(first, _)| first), now));
         held.prompts.note(now, held.answered as f64);
         held.bytes.note(now, held.answered_bytes as f64);
         Ok(())

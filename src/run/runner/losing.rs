@@ -1,19 +1,20 @@
 //! Machines that are given up, and slots that got none: whether another is looked for.
 
-use super::{ATTEMPTS, Runner, renting::is_closed};
+use super::{Runner, renting::is_closed};
 use crate::{
     event::Event,
     leases::{LeaseError, describe},
     ledger::{Lease, LeaseState},
     run::{
         purse,
-        slot::{Slot, Stand, Successor},
+        slot::{Held, PROVEN, Slot, Stand, Successor},
         stop::Stop,
         why::Why,
     },
     shards::Loss,
 };
 use providers::{ErrorKind, Label, Usd};
+use std::time::Duration;
 
 /// How many offers may turn out to be gone before that counts as a failure.
 const GONE_OFFERS: u32 = 20;
@@ -91,9 +92,7 @@ impl Runner<'_> {
                 slot.stand = Stand::Renting(label, pick);
                 return;
             }
-            slot.attempt += 1;
-            slot.failures += 1;
-            if slot.failures < ATTEMPTS && self.tools.ladder.level() == Stop::No {
+            if slot.fail() && self.tools.ladder.level() == Stop::No {
                 self.seek(number);
             }
         }
@@ -101,14 +100,14 @@ impl Runner<'_> {
 
     /// Gives up a machine, and looks for another unless that would fail as well.
     pub(super) fn lose(&mut self, at: usize, loss: Loss) -> Result<(), Why> {
-        let answered = self.slots[at].held().map_or(0, |held| held.answered);
+        let worked = self.slots[at].held().and_then(Held::worked);
         let number = self.slots[at].number;
         let Some(label) = self.part_with(at)? else {
             return Ok(());
         };
-        if matches!(loss, Loss::Taken(_)) && 0 < answered {
-            // It was of use; how often such a one is taken away is no reason to give up.
-            self.slots[at].failures = 0;
+        if matches!(loss, Loss::Taken(_)) {
+            // How often one that answers is taken away is no reason to give up.
+            self.slots[at].credit(worked, Duration::ZERO);
         }
         let reason = describe(&loss);
         self.tools.events.send(Event::Lost { slot: number, reason: reason.clone() });
@@ -146,6 +145,7 @@ impl Runner<'_> {
         let Some(held) = self.slots[at].take_held() else {
             return Ok(None);
         };
+        self.slots[at].credit(held.worked(), PROVEN);
         self.measured.extend(self.measure(&held));
         self.queue.lost(held.worker);
         self.early.retain(|(from, _)| *from != held.worker);

@@ -409,6 +409,7 @@ impl Runner<'_> {
             prompts: Meter::default(),
             tokens: Meter::default(),
             answered: 0,
+            working: None,
             answered_bytes: 0,
             bytes: Meter::default(),
             score: Score::default(),
