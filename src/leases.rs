@@ -175,6 +175,11 @@ impl Leases {
         Ok(self.ledger.record(label, Entry::Shortened { expires, worst })?)
     }
 
+    /// Notes that a machine can't run the engine, so that whoever goes on takes another.
+    pub fn unable(&mut self, label: &Label) -> Result<(), LeaseError> {
+        Ok(self.ledger.record(label, Entry::Unable)?)
+    }
+
     /// Begins to give back what is owed under `label`, which goes on until the listing says that
     /// it is gone, or can't say so. One that is over, or has a request under way, is `Ok`.
     pub fn release(&mut self, label: &Label) -> Result<(), LeaseError> {

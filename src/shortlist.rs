@@ -6,6 +6,7 @@ use crate::{
     choose::{Candidate, Job, Listed, choose, runs},
     cost::{Measurement, cost},
     engines::Engine,
+    ledger::{Books, Lease},
     model::{Shape, Weights},
     need::{Workload, disk, need},
     template::{self, least_disk},
@@ -66,6 +67,14 @@ pub fn key(listed: &Listed) -> String {
 /// The same for a machine that an earlier session has rented.
 pub fn machine_key(market: &str, machine: &str) -> String {
     format!("{market} machine {machine}")
+}
+
+/// The machines that have shown in any session of a run that they can't run its engine.
+pub fn unable(books: &Books) -> BTreeSet<String> {
+    let unable = books.leases().map(|(_, lease)| lease).filter(|lease| lease.unable);
+    let key =
+        |lease: &Lease| Some(machine_key(&lease.terms.provider, lease.terms.machine.as_ref()?));
+    unable.filter_map(key).collect()
 }
 
 impl Search {

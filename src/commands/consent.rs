@@ -14,11 +14,10 @@ use crate::{
     report::{self, Style, words},
     run::{self, LEASE_MARGIN, Ladder, RunError, Setting, spent_by, worst},
     shards::so_far,
-    shortlist::Pick,
+    shortlist::{Pick, unable},
 };
 use jiff::Timestamp;
 use providers::{Host, Label, Usd};
-use std::collections::BTreeSet;
 use tokio::sync::mpsc::unbounded_channel;
 
 /// Whether to go on: where that can cost something, it is said what at most, and asked. What is
@@ -31,7 +30,7 @@ pub(super) async fn consented(setting: &mut Setting, yes: bool) -> bool {
     if ledger::is_in_use(&ledger) || is_free(setting, &books) || is_done(setting).await {
         return true;
     }
-    let (picks, now) = (picks(setting).await, clock::now());
+    let (picks, now) = (picks(setting, &books).await, clock::now());
     let most = most(setting, &books, &picks, now);
     if most == Usd(0) {
         // The budget is spent, which is no question.
@@ -67,15 +66,15 @@ async fn is_done(setting: &Setting) -> bool {
 }
 
 /// What could be rented now, the best first.
-async fn picks(setting: &Setting) -> Vec<Pick> {
+async fn picks(setting: &Setting, books: &Books) -> Vec<Pick> {
     let search = &setting.plan.search;
     // One that can't be asked is missed when it is rented from.
     let Ok(markets) = setting.markets.only(&search.providers) else { return Vec::new() };
     let shape = setting.plan.shape.as_ref();
     let catalog = catalog::ask(&markets, &search.need(shape), catalog::PATIENCE).await;
     let (name, prompts) = (&setting.plan.job.model.name, setting.plan.prompts.max(1));
-    let (none, measured) = (BTreeSet::new(), &setting.measured);
-    let (picks, _) = search.shortlist(catalog.listed, shape, name, prompts, &none, measured);
+    let (avoid, measured) = (unable(books), &setting.measured);
+    let (picks, _) = search.shortlist(catalog.listed, shape, name, prompts, &avoid, measured);
     picks
 }
 

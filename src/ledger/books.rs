@@ -23,6 +23,8 @@ pub struct Lease {
     pub since: Timestamp,
     /// When it was last heard of: if it is gone, when it was found to be.
     pub until: Timestamp,
+    /// Whether its machine has shown that it can't run the engine.
+    pub unable: bool,
 }
 
 impl Lease {
@@ -91,7 +93,8 @@ impl Books {
                 let next = self.state(label).next(entry)?;
                 if let Some((terms, since)) = entry.ordered(line.at) {
                     let terms = terms.clone();
-                    let lease = Lease { terms, state: next, since, until: line.at };
+                    let (until, unable) = (line.at, false);
+                    let lease = Lease { terms, state: next, since, until, unable };
                     self.leases.insert(label.clone(), lease);
                 } else if let Some(lease) = self.leases.get_mut(label) {
                     // What only confirms that it is gone doesn't make it last longer.
@@ -101,6 +104,7 @@ impl Books {
                     lease.state = next;
                     match entry {
                         Entry::Priced(price) => lease.terms.price = *price,
+                        Entry::Unable => lease.unable = true,
                         Entry::Login(login) => lease.terms.login = Some(login.clone()),
                         Entry::Shortened { expires, worst } => {
                             (lease.terms.expires, lease.terms.worst) = (*expires, *worst);

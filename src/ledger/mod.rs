@@ -237,6 +237,27 @@ mod tests {
     }
 
     #[test]
+    fn a_machine_that_can_not_run_the_engine_is_known_to_whoever_takes_the_ledger_up() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("ledger");
+        let (a, b) = (Label("a".into()), Label("b".into()));
+        let mut ledger = Ledger::open(&path, &run()).expect("it opens");
+        for label in [&a, &b] {
+            ledger.record(label, Entry::Ordered(terms())).expect("it is the first");
+            ledger.record(label, Entry::Rented(InstanceId("i".into()))).expect("it follows");
+            ledger.record(label, Entry::Releasing).expect("it follows");
+        }
+        let releasing = ledger.books().state(&a);
+        ledger.record(&a, Entry::Unable).expect("it may be said");
+        assert_eq!(ledger.books().state(&a), releasing, "it is owed as before");
+        ledger.record(&a, Entry::Released).expect("it follows");
+        drop(ledger);
+        let ledger = Ledger::open(&path, &run()).expect("it opens again");
+        let unable = ledger.books().leases().filter(|(_, lease)| lease.unable);
+        assert_eq!(unable.map(|(label, _)| label).collect::<Vec<_>>(), [&a]);
+    }
+
+    #[test]
     fn a_lease_costs_nothing_from_the_first_listing_that_does_not_show_it() {
         let set = |second| {
             SHOWN.set(second);
@@ -268,7 +289,8 @@ mod tests {
     fn a_lease_is_overdue_a_while_after_its_time_unless_it_is_gone() {
         let (since, late) = (Timestamp::UNIX_EPOCH, Duration::from_secs(1));
         let due = clock::after(since, OVERTIME);
-        let mut lease = Lease { terms: terms(), state: LeaseState::Ordered, since, until: since };
+        let (terms, state, until) = (terms(), LeaseState::Ordered, since);
+        let mut lease = Lease { terms, state, since, until, unable: false };
         assert!(!lease.is_overdue(due) && lease.is_overdue(clock::after(due, late)));
         lease.state = LeaseState::Gone(None);
         assert!(!lease.is_overdue(clock::after(due, late)));
@@ -345,6 +367,7 @@ mod tests {
             state: LeaseState::Ordered,
             since: second(0),
             until: second(0),
+            unable: false,
         };
         assert_eq!(lease.cost(second(5)), Usd(5_000));
         lease.state = LeaseState::Released;

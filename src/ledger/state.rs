@@ -97,6 +97,8 @@ pub enum Entry {
     Listed(InstanceId),
     /// It was seen with this key of now, whose fingerprint this is: it is on the same account.
     Login(String),
+    /// It can't run the engine, and couldn't the next time.
+    Unable,
     /// The marketplace said no, and has nothing of ours.
     Refused,
     /// We are about to release. May be repeated.
@@ -118,6 +120,7 @@ impl Entry {
             | Self::Shortened { .. }
             | Self::Listed(_)
             | Self::Login(_)
+            | Self::Unable
             | Self::Refused
             | Self::Releasing
             | Self::Gone
@@ -163,7 +166,10 @@ impl LeaseState {
             (Self::Ordered, Entry::Rented(id)) | (Self::Held(_), Entry::Listed(id)) => {
                 Ok(Self::Held(id.clone()))
             }
-            (Self::Held(_) | Self::Releasing(_) | Self::Gone(_), Entry::Priced(_))
+            (
+                Self::Held(_) | Self::Releasing(_) | Self::Gone(_),
+                Entry::Priced(_) | Entry::Unable,
+            )
             | (Self::Held(_), Entry::Shortened { .. })
             | (
                 Self::Ordered | Self::Held(_) | Self::Releasing(_) | Self::Gone(_),
@@ -236,6 +242,7 @@ mod tests {
                 Entry::Priced(UsdPerHour(2)),
                 Entry::Shortened { expires: Timestamp::UNIX_EPOCH, worst: Usd(1) },
                 Entry::Login("1".into()),
+                Entry::Unable,
                 Entry::Listed(id.clone()),
                 Entry::Refused,
                 Entry::Gone,

@@ -35,6 +35,7 @@ use crate::{
     prompts::{Entry, PromptsError, Reader},
     remote::{Pins, RunKey},
     shards::{Durable, Queue, ResultsError, Resumed, Said, Say, Sink, Ticket, WorkerId},
+    shortlist::unable,
 };
 use jiff::Timestamp;
 use providers::Recall;
@@ -191,6 +192,7 @@ impl<'a> Runner<'a> {
         reader: Reader,
     ) -> Self {
         let until = clock::after(clock::now(), tools.setting.plan.deadline);
+        let avoid = unable(leases.books());
         let tally = Tally {
             done: resumed.completed.count(),
             failed: resumed.failed.count(),
@@ -223,7 +225,7 @@ impl<'a> Runner<'a> {
             reviewed: None,
             lookout: Lookout::default(),
             sights: channel(INBOX),
-            avoid: BTreeSet::new(),
+            avoid,
             closed: BTreeSet::new(),
             recall: Recall::default(),
             gone: 0,

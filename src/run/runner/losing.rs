@@ -105,6 +105,10 @@ impl Runner<'_> {
         let Some(label) = self.part_with(at)? else {
             return Ok(());
         };
+        if matches!(loss, Loss::Unable(_)) {
+            // Whoever goes on with the run is not to pay for it again.
+            self.leases.unable(&label)?;
+        }
         if matches!(loss, Loss::Taken(_)) {
             // How often one that answers is taken away is no reason to give up.
             self.slots[at].credit(worked, Duration::ZERO);
