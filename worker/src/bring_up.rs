@@ -88,7 +88,11 @@ fn work(
     let mut loading = |done, total| tell(News::Phase(Phase::Loading { done, total }));
     let engine: Box<dyn Engine> = match &job.engine {
         EngineKind::Echo { pace } => Box::new(Echo::new(job.model.name.clone(), *pace)),
-        EngineKind::Native => native::load(&model()?, job, &mut loading)?,
+        EngineKind::Native => {
+            // First, and until it is loaded: a machine that is of no use costs no download.
+            let _opened = native::open(job)?;
+            native::load(&model()?, job, &mut loading)?
+        }
         EngineKind::Server(server) => server::start(server, &model()?, job, &mut loading)?,
     };
     tell(News::Up(engine.facts()));

@@ -58,7 +58,7 @@ mod vnni;
 mod vocabulary;
 
 pub use alone::Product;
-pub use setup::load;
+pub use setup::{load, open};
 
 pub(crate) use gguf::Metadata;
 pub(crate) use memory::available as available_memory;

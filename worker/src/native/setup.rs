@@ -73,6 +73,13 @@ pub(super) struct Loaded {
     facts: EngineFacts,
 }
 
+/// Opens what a job is to be computed by, whatever its model: a machine that is of no use is found out before
+/// a model is fetched for it. What is returned is kept until the model is loaded.
+pub fn open(job: &Job) -> Result<impl Sized + use<>, EngineError> {
+    let is_on_gpu = job.limits.device == Some(Device::Cuda);
+    is_on_gpu.then(|| cuda::find(job.precision)).transpose()
+}
+
 /// Loads a model from a folder in Hugging Face's layout or from a GGUF file.
 ///
 /// `progress` is told the bytes read so far and in all. Weights that a GGUF file has in 8 or

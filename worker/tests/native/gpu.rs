@@ -6,8 +6,12 @@ use crate::{
 };
 use serde_json::{Value, json};
 use std::path::Path;
-use wire::{Device, Fault, Form, Job, Limits, Precision};
-use worker::{engine::Engine, native};
+use wire::{Device, Fault, Form, Job, Limits, Model, Precision, Source};
+use worker::{
+    bring_up::{News, bring_up},
+    engine::Engine,
+    native,
+};
 
 fn on_gpu(batch: u32) -> Job {
     let limits = Limits { batch: Some(batch), device: Some(Device::Cuda), ..Limits::default() };
@@ -62,12 +66,40 @@ fn without_a_gpu_a_job_that_asks_for_one_is_told_so_and_not_computed_elsewhere()
 }
 
 #[test]
+fn a_machine_without_a_gpu_is_found_out_before_a_model_is_fetched_for_it() {
+    let test = "a_machine_without_a_gpu_is_found_out_before_a_model_is_fetched_for_it";
+    if native::open(&on_gpu(1)).is_ok() {
+        return skipped(test, "there is one");
+    }
+    let nowhere = Source::Path("/nowhere/at/all".to_owned());
+    let model = Model { name: "tested".to_owned(), sources: vec![nowhere] };
+    let broken = |device| {
+        let job = Job { model: model.clone(), ..on_gpu(1) };
+        let limits = Limits { device, ..job.limits.clone() };
+        let mut running = bring_up(Job { limits, ..job }, None);
+        loop {
+            match running.news.blocking_recv().expect("it says how it ends") {
+                News::Broken(error) => return error,
+                News::Phase(_) => {}
+                News::Up(facts) => panic!("{facts:?}"),
+            }
+        }
+    };
+    let error = broken(Some(Device::Cuda));
+    assert_eq!(error.fault, Fault::Machine, "{error}");
+    let error = broken(None);
+    assert!(error.fault == Fault::Work && error.reason.contains("/nowhere"), "{error}");
+}
+
+#[test]
 fn f32_on_a_gpu_is_refused_before_anything_is_opened() {
     let folder = model();
     let job = Job { precision: Some(Precision::F32), ..on_gpu(1) };
     let error = native::load(folder.path(), &job, &mut |_, _| {}).map(|_| ()).unwrap_err();
-    assert_eq!(error.fault, Fault::Work);
-    assert!(error.to_string().contains("bf16 or f16"), "{error}");
+    for error in [error, native::open(&job).map(|_| ()).unwrap_err()] {
+        assert_eq!(error.fault, Fault::Work);
+        assert!(error.to_string().contains("bf16 or f16"), "{error}");
+    }
 }
 
 #[test]

@@ -36,6 +36,7 @@ mod words;
 
 use self::{
     device::{Device, Half, Shape},
+    driver::{Card, Driver},
     model::Gpu,
     weights::Weights,
 };
@@ -47,9 +48,14 @@ use wire::Precision;
 /// Opens a GPU for a shape of model.
 pub(super) type Open<'a> = &'a (dyn Fn(Shape) -> Result<Box<dyn Device>, EngineError> + Sync);
 
+/// Opens the machine's first GPU, whatever the model.
+pub(super) fn find(precision: Option<Precision>) -> Result<Card, EngineError> {
+    if precision == Some(Precision::F32) { Err(no_f32()) } else { Card::open() }
+}
+
 /// Opens the machine's first GPU.
 pub(super) fn open(shape: Shape) -> Result<Box<dyn Device>, EngineError> {
-    Ok(Box::new(driver::Driver::open(shape)?))
+    Ok(Box::new(Driver::open(shape)?))
 }
 
 /// Loads a model onto a GPU.
@@ -72,11 +78,15 @@ fn half_for(tensors: &Tensors, precision: Option<Precision>) -> Result<Half, Eng
     let is_f16 = |tensor: &super::tensor::Tensor| tensor.format == GgmlDType::F16;
     match precision {
         Some(Precision::F16) => Ok(Half::F16),
-        Some(Precision::F32) => Err(EngineError::work(
-            "on a GPU the native engine computes in bf16 or f16, and f32 is asked for: ask for one of \
-             those, or for the CPU",
-        )),
+        Some(Precision::F32) => Err(no_f32()),
         None if tensors.get("model.embed_tokens.weight").is_some_and(is_f16) => Ok(Half::F16),
         None | Some(Precision::Bf16) => Ok(Half::Bf16),
     }
+}
+
+fn no_f32() -> EngineError {
+    EngineError::work(
+        "on a GPU the native engine computes in bf16 or f16, and f32 is asked for: ask for one of those, or \
+         for the CPU",
+    )
 }

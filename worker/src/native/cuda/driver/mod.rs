@@ -5,35 +5,34 @@
 //! the kernels' own affair, and happens in the GPU's memory.
 #![expect(unsafe_code, reason = "CUDA's libraries are C, and here is where they are called")]
 
+mod card;
 mod products;
 mod recordings;
+
+pub(in crate::native) use card::Card;
+#[cfg(test)]
+pub(super) use card::open_nvrtc;
 
 use self::{
     products::{Known, Products, WORKSPACE},
     recordings::Recordings,
 };
-use super::{
-    device::{
-        Argument, Device, Half, KERNELS, Launch, Mark, Memory, Product, Recording, Shape, rounded,
-    },
-    libraries::{self, Libraries},
+use super::device::{
+    Argument, Device, Half, KERNELS, Launch, Mark, Memory, Product, Recording, Shape, rounded,
 };
 use crate::engine::EngineError;
 use cudarc::{
     cublaslt::result as lt,
     driver::{
         CudaContext, CudaEvent, CudaFunction, CudaModule, CudaStream, DriverError, PinnedHostSlice,
-        result, sys,
+        result,
     },
     nvrtc::{Ptx, result as nvrtc, sys as nvrtc_sys},
 };
-use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 use std::{
     collections::{BTreeMap, HashMap},
     ffi::{CString, c_void},
-    fmt,
-    path::Path,
-    ptr,
+    fmt, ptr,
     sync::Arc,
 };
 
@@ -47,9 +46,6 @@ const SOURCE: &str = concat!(
 /// Bytes that are written without waiting for the GPU, at most: more than a step is told, but for one of
 /// very long contexts.
 const STAGED: usize = 4 << 20;
-
-/// The oldest kind of card whose tensor cores multiply both kinds of 16-bit numbers.
-const OLDEST: (i32, i32) = (8, 0);
 
 /// A GPU.
 pub(super) struct Driver {
@@ -88,28 +84,7 @@ impl fmt::Debug for Driver {
 impl Driver {
     /// Opens the machine's first GPU, and compiles the kernels for it.
     pub(super) fn open(shape: Shape) -> Result<Self, EngineError> {
-        // SAFETY: opening the driver's library runs nothing but its own start.
-        if !unsafe { sys::is_culib_present() } {
-            return Err(EngineError::machine(
-                "there is no NVIDIA driver on this machine (libcuda.so.1 isn't found), and the job asks \
-                 for CUDA: take a machine with an NVIDIA GPU, or ask for the CPU",
-            ));
-        }
-        let context = CudaContext::new(0).map_err(|error| failed("be opened", error))?;
-        let told = |error: DriverError| failed("be asked what it is", error);
-        let (major, minor) = context.compute_capability().map_err(told)?;
-        let card = context.name().map_err(told)?;
-        if (major, minor) < OLDEST {
-            return Err(EngineError::machine(format!(
-                "the GPU is a {card}, whose kind is {major}.{minor}; the native engine needs 8.0 (Ampere) \
-                 or later: take another GPU, another engine, or ask for the CPU"
-            )));
-        }
-        let count = CudaContext::device_count().map_err(told)?;
-        let name = if count == 1 { card } else { format!("{card} (one of {count})") };
-        let Libraries { cublas_lt, nvrtc } = libraries::find(cuda_version()?)?;
-        open_library(&cublas_lt)?;
-        open_nvrtc(&nvrtc)?;
+        let Card { name, kind: (major, minor), context } = Card::open()?;
         let options = [shape.definitions(), vec![format!("--gpu-architecture=sm_{major}{minor}")]];
         let image = compile(&options.concat())?;
         let module = context
@@ -382,46 +357,6 @@ fn failed(what: &str, error: DriverError) -> EngineError {
 
 fn not_recorded(error: DriverError) -> EngineError {
     EngineError::machine(format!("its steps can't be recorded and replayed ({error})"))
-}
-
-/// The newest version of CUDA that the driver runs.
-fn cuda_version() -> Result<u32, EngineError> {
-    let mut version = 0;
-    // SAFETY: the driver writes an integer to where there is one.
-    let asked = unsafe { sys::cuDriverGetVersion(&raw mut version) }.result();
-    asked.map_err(|error| failed("say what its driver is", error))?;
-    let major = u32::try_from(version / 1000).unwrap_or(0);
-    if major < 12 {
-        return Err(EngineError::machine(format!(
-            "the GPU's driver runs CUDA {major}, and the native engine needs 12 or later: take a machine \
-             with a newer driver, or another engine"
-        )));
-    }
-    Ok(major)
-}
-
-/// Opens the compiler, and before it what it opens itself when it is used.
-pub(super) fn open_nvrtc(path: &Path) -> Result<(), EngineError> {
-    libraries::builtins_of(path)
-        .iter()
-        .chain([&path.to_owned()])
-        .try_for_each(|path| open_library(path))
-}
-
-/// Opens a library by its path. Who asks for its own name later gets what is open already; where the loader
-/// finds a library of another name that is tried first, that one is used.
-fn open_library(path: &Path) -> Result<(), EngineError> {
-    // SAFETY: a library of CUDA's runs nothing but its own start when it is opened.
-    let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL) };
-    let library = library.map_err(|error| {
-        EngineError::machine(format!(
-            "{} can't be opened ({error}): take another image",
-            path.display()
-        ))
-    })?;
-    // It stays open.
-    std::mem::forget(library);
-    Ok(())
 }
 
 /// Compiles the kernels to what a card runs. NVRTC must be open.
