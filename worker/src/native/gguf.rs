@@ -28,18 +28,14 @@ impl Metadata {
 
     /// A number that counts something.
     pub(crate) fn count(&self, key: &str) -> Option<usize> {
-        match self.0.get(key)? {
-            Value::U8(value) => Some(usize::from(*value)),
-            Value::U16(value) => Some(usize::from(*value)),
-            Value::U32(value) => usize::try_from(*value).ok(),
-            Value::U64(value) => usize::try_from(*value).ok(),
-            Value::I8(value) => usize::try_from(*value).ok(),
-            Value::I16(value) => usize::try_from(*value).ok(),
-            Value::I32(value) => usize::try_from(*value).ok(),
-            Value::I64(value) => usize::try_from(*value).ok(),
-            Value::F32(_) | Value::F64(_) | Value::Bool(_) | Value::String(_) | Value::Array(_) => {
-                None
-            }
+        whole(self.0.get(key)?)
+    }
+
+    /// Numbers that count something: one for each layer, or a single one for all of them.
+    pub(crate) fn counts(&self, key: &str) -> Option<Vec<usize>> {
+        match self.list(key) {
+            Some(list) => list.iter().map(whole).collect(),
+            None => Some(vec![self.count(key)?]),
         }
     }
 
@@ -67,6 +63,20 @@ impl Metadata {
     /// The elements of an array.
     pub(crate) fn list(&self, key: &str) -> Option<&[Value]> {
         self.0.get(key)?.to_vec().ok().map(Vec::as_slice)
+    }
+}
+
+fn whole(value: &Value) -> Option<usize> {
+    match value {
+        Value::U8(value) => Some(usize::from(*value)),
+        Value::U16(value) => Some(usize::from(*value)),
+        Value::U32(value) => usize::try_from(*value).ok(),
+        Value::U64(value) => usize::try_from(*value).ok(),
+        Value::I8(value) => usize::try_from(*value).ok(),
+        Value::I16(value) => usize::try_from(*value).ok(),
+        Value::I32(value) => usize::try_from(*value).ok(),
+        Value::I64(value) => usize::try_from(*value).ok(),
+        Value::F32(_) | Value::F64(_) | Value::Bool(_) | Value::String(_) | Value::Array(_) => None,
     }
 }
 

@@ -35,13 +35,25 @@ impl Outline {
             let count = metadata.count(&format!("{architecture}.{name}"))?;
             u64::try_from(count).ok()
         };
-        let heads = count("attention.head_count");
+        let counts = |name: &str| {
+            let counts = metadata.counts(&format!("{architecture}.{name}"))?;
+            Some(counts.into_iter().map(|count| count as u64).collect::<Vec<_>>())
+        };
+        let heads = counts("attention.head_count").unwrap_or_default();
+        let keeping = counts("attention.head_count_kv").unwrap_or_else(|| heads.clone());
+        let keeping = match keeping[..] {
+            // The same in each layer of attention, of which Qwen3-Next has one in so many.
+            [each] => count("block_count")
+                .map(|layers| layers / count("full_attention_interval").unwrap_or(1).max(1) * each),
+            // None in layers that keep no keys and values.
+            ref layers => Some(layers.iter().sum()),
+        };
+        let heads = heads.into_iter().find(|heads| 0 < *heads);
         Ok(Self {
             weight_bytes: fs::metadata(path).map_or(0, |file| file.len()),
             context: count("context_length").and_then(|context| u32::try_from(context).ok()),
             token_bytes: token_bytes(
-                count("block_count"),
-                count("attention.head_count_kv").or(heads),
+                keeping,
                 count("attention.key_length").or_else(|| Some(count("embedding_length")? / heads?)),
             ),
             is_windowed: count("attention.sliding_window").is_some(),
@@ -81,8 +93,9 @@ impl Outline {
             context: count("max_position_embeddings").and_then(|count| u32::try_from(count).ok()),
             token_bytes: latent.or_else(|| {
                 token_bytes(
-                    layers,
-                    count("num_key_value_heads").or(heads),
+                    layers
+                        .zip(count("num_key_value_heads").or(heads))
+                        .map(|(layers, heads)| layers * heads),
                     count("head_dim").or_else(|| Some(count("hidden_size")? / heads?)),
                 )
             }),
@@ -133,9 +146,9 @@ fn keeping(config: &Value, layers: u64) -> u64 {
     }
 }
 
-/// Keys and values of 16 bits in each layer.
-fn token_bytes(layers: Option<u64>, heads: Option<u64>, head: Option<u64>) -> Option<u64> {
-    Some(layers? * heads? * head? * 4)
+/// Keys and values of 16 bits, for so many heads of all layers together.
+fn token_bytes(heads: Option<u64>, head: Option<u64>) -> Option<u64> {
+    Some(heads? * head? * 4)
 }
 
 #[cfg(test)]
@@ -213,6 +226,41 @@ mod tests {
         }
         let jamba = serde_json::json!({"attn_layer_period": 8, "attn_layer_offset": 4});
         assert_eq!(super::keeping(&jamba, 32), 4);
+    }
+
+    #[test]
+    fn a_gguf_file_says_what_each_layer_keeps_or_all_alike() {
+        use candle_core::quantized::gguf_file::{self, Value};
+        let numbers =
+            |numbers: &[i32]| Value::Array(numbers.iter().map(|n| Value::I32(*n)).collect());
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for (more, lines) in [
+            (vec![("attention.head_count_kv", Value::U32(2))], Some(6 * 2)),
+            (vec![("attention.head_count_kv", numbers(&[0, 0, 4, 0, 0, 2]))], Some(6)),
+            (vec![], Some(6 * 8)),
+            (vec![("attention.head_count", numbers(&[0, 8, 0, 8, 8, 8]))], Some(4 * 8)),
+            (
+                vec![
+                    ("attention.head_count_kv", Value::U32(2)),
+                    ("full_attention_interval", Value::U32(3)),
+                ],
+                Some(2 * 2),
+            ),
+            (vec![("block_count", Value::String("six".into()))], None),
+        ] {
+            let mut fields = std::collections::BTreeMap::from([
+                ("general.architecture".to_owned(), Value::String("lfm2".into())),
+                ("lfm2.block_count".to_owned(), Value::U32(6)),
+                ("lfm2.embedding_length".to_owned(), Value::U32(512)),
+                ("lfm2.attention.head_count".to_owned(), Value::U32(8)),
+            ]);
+            fields.extend(more.into_iter().map(|(name, value)| (format!("lfm2.{name}"), value)));
+            let fields: Vec<_> =
+                fields.iter().map(|(name, value)| (name.as_str(), value)).collect();
+            gguf_file::write(&mut file.reopen().unwrap(), &fields, &[]).unwrap();
+            let expected = lines.map(|lines| lines * (512 / 8) * 4);
+            assert_eq!(Outline::of(file.path()).unwrap().token_bytes, expected, "{fields:?}");
+        }
     }
 
     #[test]
