@@ -8,6 +8,7 @@ mod broken;
 mod ear;
 mod mouth;
 mod outgoing;
+mod standing;
 
 pub use broken::Loss;
 
@@ -26,7 +27,15 @@ use ear::Ear;
 use jiff::Timestamp;
 use mouth::Mouth;
 use providers::{Instance, Label, Marketplace, UsdPerHour, crash};
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use standing::{Standing, Talked};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 use tokio::{
     sync::mpsc::{Sender, UnboundedReceiver},
     time::{Instant, sleep, timeout},
@@ -39,16 +48,8 @@ use wire::{
 /// How long an instance that was promised to be up may be out of reach before it is given up.
 const OUTAGE_LIMIT: Duration = Duration::from_mins(10);
 
-/// The shortest and the longest pause before the link is made again.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(10));
-
 /// How long a worker may be silent, which otherwise says something every second.
 const SILENCE: Duration = Duration::from_mins(1);
-
-/// How often in a row a worker may end soon after it was reached before its instance is given up,
-/// and what is soon.
-const CRASHES: u32 = 6;
-const SOON: Duration = Duration::from_secs(30);
 
 /// How long a machine may take to say what it is: one whose driver hangs never does.
 const SMOKE_LIMIT: Duration = Duration::from_mins(1);
@@ -148,8 +149,20 @@ pub async fn talk(talk: Talk, orders: UnboundedReceiver<Say>, said: Sender<(Work
     assert!(!crash::is_asked("talk"), "as PIECEWORK_CRASH asks: {talk:?}");
     let (alive, begun) = (Instant::now(), Instant::now());
     let (path, up, armed, tested) = (None, false, false, false);
-    let talker =
-        Talker { talk, orders, said, conversation: 0, path, up, armed, tested, alive, begun };
+    let (conversation, answered) = (0, Arc::default());
+    let talker = Talker {
+        talk,
+        orders,
+        said,
+        conversation,
+        path,
+        up,
+        armed,
+        tested,
+        alive,
+        begun,
+        answered,
+    };
     talker.run().await;
 }
 
@@ -170,11 +183,13 @@ struct Talker {
     alive: Instant,
     /// When the last conversation began.
     begun: Instant,
+    /// Whether anything was answered in it.
+    answered: Arc<AtomicBool>,
 }
 
 impl Talker {
     async fn run(mut self) {
-        let (mut pause, mut crashes) = (PAUSES.0, 0);
+        let mut standing = Standing::new();
         loop {
             let before = self.conversation;
             let broken = match self.converse().await {
@@ -182,18 +197,14 @@ impl Talker {
                 Err(broken) => broken,
             };
             let mut loss = broken.loss();
-            let talked = before < self.conversation;
-            if talked && SOON < self.begun.elapsed() {
-                (pause, crashes) = (PAUSES.0, 0);
-            } else if talked && matches!(broken, Broken::HungUp) {
-                // It was not the link that ended, but the worker.
-                crashes += 1;
-                if CRASHES <= crashes {
-                    let reason = format!("its worker ended {crashes} times soon after its start");
+            if before < self.conversation {
+                let (lasted, answered) = (self.begun.elapsed(), self.answered.load(Relaxed));
+                let died = matches!(broken, Broken::HungUp);
+                if let Some(deaths) = standing.take_in(Talked { lasted, answered, died }) {
+                    let reason =
+                        format!("its worker died {deaths} times and did no good in between");
                     loss = loss.or(Some(Loss::Instance(reason)));
                 }
-            } else if talked {
-                pause = PAUSES.0;
             } else if loss.is_none() && OUTAGE_LIMIT < self.alive.elapsed() {
                 loss = Some(Loss::Instance(describe(&broken)));
             }
@@ -205,8 +216,7 @@ impl Talker {
             if self.tell(Said::Reconnecting(describe(&broken))).await.is_err() {
                 return;
             }
-            sleep(pause).await;
-            pause = (pause * 2).min(PAUSES.1);
+            sleep(standing.pause()).await;
         }
     }
 
@@ -289,7 +299,8 @@ impl Talker {
         let attached = Said::Attached { conversation: self.conversation, held };
         self.tell(attached).await?;
         let (id, conversation, said) = (self.talk.id, self.conversation, self.said.clone());
-        let ear = Ear { id, conversation, said: said.clone() };
+        self.answered = Arc::default();
+        let ear = Ear { id, conversation, said: said.clone(), answered: self.answered.clone() };
         let (orders, expires) = (&mut self.orders, self.talk.expires);
         let mouth = Mouth { id, conversation, expires, orders, said, writer };
         let ended = mouth.speak(tokio::spawn(ear.listen(reader))).await;

@@ -2,6 +2,10 @@
 
 use super::{Broken, Loss, SILENCE, Said};
 use crate::{event::SlotPhase, remote::Stdout, shards::WorkerId};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering::Relaxed},
+};
 use tokio::{sync::mpsc::Sender, time::timeout};
 use wire::{FrameReader, Phase, Status, ToController};
 
@@ -10,6 +14,8 @@ pub(super) struct Ear {
     pub(super) id: WorkerId,
     pub(super) conversation: u64,
     pub(super) said: Sender<(WorkerId, Said)>,
+    /// Whether it has heard an answer.
+    pub(super) answered: Arc<AtomicBool>,
 }
 
 impl Ear {
@@ -22,6 +28,7 @@ impl Ear {
             };
             let said = match message {
                 ToController::Completions { through, completions } => {
+                    self.answered.store(true, Relaxed);
                     Said::Completions { conversation, through, completions }
                 }
                 ToController::Status(status) => match phase(&status) {
