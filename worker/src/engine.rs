@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Instant,
@@ -155,6 +155,29 @@ pub struct Gauge {
     /// Millionths of seconds in which the engine could have begun a prompt and there was none, up to
     /// when it began the last one.
     pub hungry_micros: AtomicU64,
+    /// Since when the engine waits for a device, if it does.
+    waiting: Mutex<Option<Instant>>,
+}
+
+impl Gauge {
+    /// Since when the engine waits for a device, if it does.
+    pub fn waiting_since(&self) -> Option<Instant> {
+        *self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait(&self, since: Option<Instant>) {
+        *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = since;
+    }
+}
+
+/// An engine that waits for a device, until this is dropped.
+#[derive(Debug)]
+pub struct Wait<'a>(&'a Gauge);
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        self.0.wait(None);
+    }
 }
 
 impl Outlet {
@@ -167,6 +190,13 @@ impl Outlet {
     pub fn finish(&self, completion: Completion) {
         // With nobody listening the worker is ending, and the prompt goes to another.
         drop(self.completions.send(completion));
+    }
+
+    /// Says that the engine is about to wait for a device, whose driver may hang. One that waits for long
+    /// is given up, so this is for what never takes long while all is well.
+    pub fn wait(&self) -> Wait<'_> {
+        self.gauge.wait(Some(Instant::now()));
+        Wait(&self.gauge)
     }
 
     /// Counts tokens as they are processed.

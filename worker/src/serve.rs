@@ -16,7 +16,7 @@ use std::{
     io,
     path::Path,
     sync::atomic::Ordering::Relaxed,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{
     net::UnixListener,
@@ -35,6 +35,9 @@ const GULP: usize = 4096;
 
 /// How often a status is sent.
 const STATUS_EVERY: Duration = Duration::from_secs(1);
+
+/// How long a device may take for what an engine waits for: far longer than any step does.
+const DEVICE_LIMIT: Duration = Duration::from_mins(10);
 
 /// Messages from a controller that wait to be handled.
 const INBOX: usize = 4;
@@ -143,7 +146,10 @@ impl Worker {
                         self.learn(news);
                     }
                 },
-                _ = tick.tick() => self.status_due = true,
+                _ = tick.tick() => {
+                    self.status_due = true;
+                    self.look(Instant::now());
+                }
             }
         }
     }
@@ -218,6 +224,19 @@ impl Worker {
             self.held.remove(&completion.index);
         }
         self.spool.append(completions)
+    }
+
+    /// Gives an engine up that waits for a device which doesn't come back. Its thread may never end.
+    fn look(&mut self, now: Instant) {
+        let since = self.engine.as_ref().and_then(|engine| engine.gauge.waiting_since());
+        if since.is_some_and(|since| DEVICE_LIMIT <= now.saturating_duration_since(since)) {
+            let reason = format!(
+                "the GPU has hung: it has been at one step for {} minutes; only its machine's owner can \
+                 mend that",
+                DEVICE_LIMIT.as_secs() / 60
+            );
+            self.learn(News::Broken(EngineError::machine(reason)));
+        }
     }
 
     fn learn(&mut self, news: News) {
@@ -322,7 +341,7 @@ async fn said(engine: Option<&mut Running>) -> Said {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::Gauge;
+    use crate::engine::{Gauge, Outlet};
     use std::sync::Arc;
     use tokio::sync::mpsc::unbounded_channel;
     use wire::Outcome;
@@ -346,6 +365,33 @@ mod tests {
             panic!("news come first")
         };
         assert_eq!(kept.len(), 3);
+    }
+
+    #[test]
+    fn an_engine_whose_gpu_never_comes_back_is_given_up_and_the_machine_is_to_blame() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let spool = Spool::open(&folder.path().join("spool")).expect("it opens");
+        let mut worker = Worker::new(spool, channel(INBOX).0);
+        let (gauge, (outlet, completions)) = (Arc::<Gauge>::default(), unbounded_channel());
+        let (prompts, news) = (channel(1).0, unbounded_channel().1);
+        worker.engine = Some(Running { prompts, completions, news, gauge: gauge.clone() });
+        let outlet = Outlet::new(outlet, gauge.clone());
+        let ages_later = Instant::now() + 9 * DEVICE_LIMIT;
+        worker.look(ages_later);
+        drop(outlet.wait());
+        worker.look(ages_later);
+        let waiting = outlet.wait();
+        let since = gauge.waiting_since().expect("it waits");
+        worker.look(since + DEVICE_LIMIT / 2);
+        assert!(worker.engine.is_some() && worker.to_say.is_empty(), "nothing is wrong yet");
+        worker.look(since + DEVICE_LIMIT);
+        assert!(worker.engine.is_none());
+        let said = worker.next_to_say();
+        let ToController::Broken { fault: Fault::Machine, reason } = said else {
+            panic!("{said:?}")
+        };
+        assert!(reason.contains("the GPU has hung"), "{reason}");
+        drop(waiting);
     }
 
     #[test]

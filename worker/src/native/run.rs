@@ -19,7 +19,7 @@ use super::{
     scheduler::{Bounds, Scheduler, SequenceId, Step},
     setup::Native,
 };
-use crate::engine::{ANSWER_TOKENS, EngineError, Next, Outlet, Prompts};
+use crate::engine::{ANSWER_TOKENS, EngineError, Next, Outlet, Prompts, Wait};
 use rayon::prelude::*;
 use std::{collections::HashMap, sync::Arc};
 use wire::{Completion, Failure, Outcome, Prompt};
@@ -128,7 +128,7 @@ impl Work<'_> {
     /// Begins a step, and takes in what the one before it gave.
     fn step(&mut self) -> Result<(), EngineError> {
         let Step { batch, wanted } = self.scheduler.plan();
-        let Self { native, executor, answers, .. } = self;
+        let Self { native, executor, outlet, answers, .. } = self;
         let ask = |id| {
             let (_, answer) = answers.get_mut(id).expect("each sequence has an answer");
             answer.ask(&native.vocabulary)
@@ -136,6 +136,7 @@ impl Work<'_> {
         let choices: Vec<_> = wanted.iter().map(ask).collect();
         let begins = !batch.tokens.is_empty();
         if begins {
+            let _wait = wait(native, outlet);
             executor.begin(&batch, &choices)?;
         }
         if let Some(before) = self.unfinished.take() {
@@ -151,8 +152,10 @@ impl Work<'_> {
 
     /// Finishes the step that was begun first, and takes in what it gave.
     fn take_in(&mut self, wanted: &[SequenceId]) -> Result<(), EngineError> {
-        let Self { native, executor, answers, .. } = self;
+        let Self { native, executor, outlet, answers, .. } = self;
+        let waiting = wait(native, outlet);
         executor.finish()?;
+        drop(waiting);
         let vocabulary = executor.config().vocabulary;
         let executor = &**executor;
         // Who ended with the step before has no more answer, and what this one gave is nobody's.
@@ -232,6 +235,11 @@ impl Work<'_> {
     fn fail(&self, index: u64, failure: Failure, reason: String) {
         self.outlet.finish(Completion { index, outcome: Outcome::Failed { failure, reason } });
     }
+}
+
+/// That a device is waited for. A processor has no driver that may hang, and a step of its may take long.
+fn wait<'a>(native: &Native, outlet: &'a Outlet) -> Option<Wait<'a>> {
+    native.ahead.then(|| outlet.wait())
 }
 
 fn prepare(native: &Native, prompt: &Prompt) -> Result<Prepared, (Failure, String)> {

@@ -2,7 +2,7 @@
 //! when it is asked to finish, as a GPU does. What it is told it holds against what executors promise.
 
 use crate::{
-    engine::EngineError,
+    engine::{EngineError, Gauge},
     native::{
         config::Config,
         executor::{Choice, Executor, Given, Row, give},
@@ -28,13 +28,21 @@ pub(super) struct Late {
     given: Vec<Row>,
     /// Rows whose token nobody else knew.
     ahead: Arc<AtomicUsize>,
+    /// What must say that a device is waited for while this is at something.
+    pub(super) gauge: Option<Arc<Gauge>>,
 }
 
 impl Late {
     /// It has `inner` compute, and counts in `ahead` the rows whose token nobody else knew.
     pub(super) fn new(inner: Box<dyn Executor>, ahead: Arc<AtomicUsize>) -> Self {
         let (unfinished, last, given) = (VecDeque::new(), Vec::new(), Vec::new());
-        Self { inner, unfinished, last, given, ahead }
+        Self { inner, unfinished, last, given, ahead, gauge: None }
+    }
+
+    fn is_waited_for(&self) {
+        if let Some(gauge) = &self.gauge {
+            assert!(gauge.waiting_since().is_some(), "nobody would notice if this hung");
+        }
     }
 }
 
@@ -74,6 +82,7 @@ impl Executor for Late {
     }
 
     fn begin(&mut self, batch: &Batch, choices: &[Option<Choice>]) -> Result<(), EngineError> {
+        self.is_waited_for();
         assert!(self.unfinished.len() < 2, "one step at most is unfinished");
         let gives_tokens = |step: &Vec<Row>| step.iter().all(Result::is_ok);
         assert!(self.unfinished.iter().all(gives_tokens), "nobody goes ahead of logits");
@@ -100,6 +109,7 @@ impl Executor for Late {
     }
 
     fn finish(&mut self) -> Result<(), EngineError> {
+        self.is_waited_for();
         self.given = self.unfinished.pop_front().expect("a step was begun");
         Ok(())
     }

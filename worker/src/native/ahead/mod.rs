@@ -4,7 +4,7 @@ mod late;
 
 use self::late::Late;
 use super::{setup::Loaded, small_model::SmallModel};
-use crate::engine::{Engine, Outlet, Prompts};
+use crate::engine::{Engine, Gauge, Outlet, Prompts};
 use serde_json::{Value, json};
 use std::sync::{
     Arc,
@@ -124,4 +124,26 @@ fn who_learns_tokens_a_step_late_answers_alike() {
             assert!(100 < ahead.load(Relaxed), "batch {batch}: {ahead:?}");
         }
     }
+}
+
+#[test]
+fn while_a_device_is_at_a_step_the_worker_can_see_it() {
+    let folder = model();
+    let open = &super::cuda::open;
+    let mut engine = Loaded::load(folder.path(), &job(2, None), open, &mut |_, _| {}).unwrap();
+    let (gauge, ahead) = (Arc::<Gauge>::default(), Arc::default());
+    let mut late = Late::new(engine.executor, ahead);
+    late.gauge = Some(Arc::clone(&gauge));
+    (engine.executor, engine.native.ahead) = (Box::new(late), true);
+    let bodies = bodies(true);
+    let (sender, receiver) = channel(bodies.len());
+    for (index, body) in (0..).zip(&bodies) {
+        sender.try_send(Prompt { index, form: Form::Text, body: body.to_string() }).unwrap();
+    }
+    drop(sender);
+    let (outlet, mut completions) = unbounded_channel();
+    let outlet = Outlet::new(outlet, Arc::clone(&gauge));
+    Box::new(engine).run(Prompts::new(receiver), outlet).unwrap();
+    assert!(completions.try_recv().is_ok());
+    assert_eq!(gauge.waiting_since(), None, "it is at nothing any more");
 }
