@@ -106,11 +106,6 @@ impl Prompts {
         Some(prompt)
     }
 
-    /// The next prompt, if there is one. Whoever asks has other work, and isn't hungry.
-    pub fn spare(&mut self) -> Option<Prompt> {
-        self.waiting.try_recv().ok()
-    }
-
     /// The next prompt, for an engine that doesn't block. None when there are no more.
     pub async fn next(&mut self) -> Option<Prompt> {
         // Counts when it is dropped: an engine may give up waiting, and wait again later.

@@ -46,8 +46,6 @@ pub(super) struct Lost {
     pub(super) why: String,
     /// The prompts that it was at.
     pub(super) there: Vec<Attempt>,
-    /// Whether that was one prompt, which it had not been asked before.
-    pub(super) at_a_stranger: bool,
 }
 
 /// A prompt that is held to be at fault, and why.
@@ -76,8 +74,6 @@ pub(super) struct Drive<'a> {
     pub(super) verdicts: &'a mut Vec<Verdict>,
     /// Where answers go.
     pub(super) outlet: &'a Outlet,
-    /// Whether it is to show that it can answer any prompt before it is asked those again at which it died.
-    pub(super) doubted: bool,
 }
 
 type Replied = (u64, Result<Reply, NoReply>);
@@ -112,8 +108,6 @@ struct Driving<'a> {
     failures: usize,
     out_of_memory: Option<Instant>,
     answered: bool,
-    /// Whether it is at a prompt that nothing is held against, alone.
-    at_a_stranger: bool,
 }
 
 impl Drive<'_> {
@@ -135,15 +129,10 @@ impl Drive<'_> {
             failures: 0,
             out_of_memory: None,
             answered: false,
-            at_a_stranger: false,
         };
         let end = match driving.run(source).await {
             None => End::Over,
-            Some(why) => End::Lost(Lost {
-                why,
-                at_a_stranger: driving.at_a_stranger,
-                there: driving.there(),
-            }),
+            Some(why) => End::Lost(Lost { why, there: driving.there() }),
         };
         (end, driving.answered)
     }
@@ -155,12 +144,6 @@ impl Driving<'_> {
         let mut look = interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut over = false;
-        if self.drive.doubted
-            && let Some(prompt) = source.spare()
-        {
-            self.at_a_stranger = true;
-            self.begin(Attempt::new(prompt));
-        }
         loop {
             let wants_more = self.begin_returned();
             if over && self.under_way() == 0 && self.drive.backlog.is_empty() {
@@ -195,10 +178,6 @@ impl Driving<'_> {
 
     /// Begins prompts that came back. Tells whether there is room for one that is new.
     fn begin_returned(&mut self) -> bool {
-        self.at_a_stranger &= !self.answered && 0 < self.under_way();
-        if self.at_a_stranger {
-            return false;
-        }
         while self.under_way() < self.drive.search.limit() {
             match self.drive.backlog.next(self.under_way()) {
                 Next::Begin(attempt) => self.begin(attempt),

@@ -20,12 +20,9 @@ const STARTS: u32 = 3;
 /// The wait between them.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Deaths in a row, without an answer between them, after which it is the server's fault.
+/// Deaths in a row, with no answer between them but to plain prompts, after which the server is of no use. To
+/// find a prompt that kills it among a thousand takes half as many.
 const DEATHS: u32 = 32;
-
-/// Deaths at a prompt each that it had not been asked before, after which a server that has never answered
-/// any is of no use. Nearly all of the others are needed to find a prompt that kills it.
-const STRANGERS: u32 = 3;
 
 /// One of a machine's servers.
 #[derive(Debug)]
@@ -39,10 +36,6 @@ pub(super) struct Replica {
     /// What is held against prompts, until the server has shown that it can answer any.
     verdicts: Vec<Verdict>,
     deaths: u32,
-    /// Whether it has ever answered.
-    proven: bool,
-    /// Of the deaths, those at a prompt alone that it had not been asked before.
-    strangers: u32,
 }
 
 impl Replica {
@@ -53,11 +46,10 @@ impl Replica {
         gpus: Vec<Gpu>,
     ) -> Result<Self, EngineError> {
         let mut search = Search::new(plan.server.parallel.start, plan.parallel);
-        let live = start(&plan, number, &gpus, &mut search).await?;
+        let live = start(&plan, number, &gpus, &mut search).await.map_err(EngineError::work)?;
         search.launched();
-        let backlog = Backlog::default();
-        let (verdicts, deaths, proven, strangers) = (Vec::new(), 0, false, 0);
-        Ok(Self { plan, number, gpus, live, search, backlog, verdicts, deaths, proven, strangers })
+        let (backlog, verdicts, deaths) = (Backlog::default(), Vec::new(), 0);
+        Ok(Self { plan, number, gpus, live, search, backlog, verdicts, deaths })
     }
 
     /// Answers prompts until there are no more. Then it is still there, for those that another
@@ -76,19 +68,18 @@ impl Replica {
                 backlog: &mut self.backlog,
                 verdicts: &mut self.verdicts,
                 outlet: &outlet,
-                doubted: 0 < self.deaths && !self.proven,
             };
             let (end, answered) = drive.run(&source).await;
             if answered {
-                (self.deaths, self.proven) = (0, true);
+                self.deaths = 0;
             }
             let End::Lost(lost) = end else { return Ok(self) };
-            if let Err(error) = self.restart(lost).await {
+            if let Err(reason) = self.restart(lost).await {
                 note(self.number, "it is given up; others get its prompts, if there are any");
                 // Whether they or the server was at fault, another server may show.
                 source.leave(self.verdicts.drain(..).map(|verdict| verdict.prompt));
                 source.leave(self.backlog.take_all());
-                return Err(error);
+                return Err(EngineError::work(reason));
             }
         }
     }
@@ -98,22 +89,21 @@ impl Replica {
         self.live.process.end().await;
     }
 
-    async fn restart(&mut self, lost: Lost) -> Result<(), EngineError> {
-        let Lost { why, there, at_a_stranger } = lost;
+    /// Starts it anew. Fails with why that isn't possible, or of no use.
+    async fn restart(&mut self, lost: Lost) -> Result<(), String> {
+        let Lost { why, there } = lost;
         self.live.process.end().await;
         let (words, out_of_memory) = self.live.process.last_words(&self.plan.server.out_of_memory);
         let why = format!("the server {} {why}", self.plan.server.name);
         note(self.number, &format!("{why}, with {} prompts; its log ends: {words}", there.len()));
         self.deaths += 1;
-        self.strangers += u32::from(at_a_stranger);
-        if DEATHS <= self.deaths || !self.proven && STRANGERS <= self.strangers {
+        if DEATHS <= self.deaths {
             for attempt in there {
                 self.backlog.put_back(attempt);
             }
-            return Err(EngineError::work(format!(
-                "{why}, {} times without an answer in between; its log ends: {words}",
-                self.deaths
-            )));
+            return Err(format!(
+                "{why}, {DEATHS} times without an answer in between; its log ends: {words}"
+            ));
         }
         if out_of_memory {
             self.search.out_of_memory();
@@ -143,7 +133,7 @@ async fn start(
     number: usize,
     gpus: &[Gpu],
     search: &mut Search,
-) -> Result<Live, EngineError> {
+) -> Result<Live, String> {
     let mut failed = 0;
     loop {
         let NotReady { reason, cause } = match launch(plan, number, gpus, search.most()).await {
@@ -157,7 +147,7 @@ async fn start(
         }
         failed += 1;
         if STARTS <= failed || cause == Cause::Time {
-            return Err(EngineError::work(reason));
+            return Err(reason);
         }
         sleep(PAUSE).await;
     }

@@ -40,11 +40,6 @@ impl Source {
         }
     }
 
-    /// A prompt, if one is there and nobody is after it.
-    pub(super) fn spare(&self) -> Option<Prompt> {
-        self.take_left().or_else(|| self.prompts.try_lock().ok()?.spare())
-    }
-
     /// Takes back what a server leaves that can't go on.
     pub(super) fn leave(&self, prompts: impl IntoIterator<Item = Prompt>) {
         self.left().extend(prompts);

@@ -11,8 +11,8 @@ use std::{
 };
 use tokio::time::{Instant, sleep};
 use wire::{
-    EngineFacts, EngineKind, Failure, Form, Job, Limits, Model, Outcome, Prompt, Server, Source,
-    ToController, ToWorker,
+    EngineFacts, EngineKind, Failure, Fault, Form, Job, Limits, Model, Outcome, Prompt, Server,
+    Source, ToController, ToWorker,
 };
 
 /// A worker with a server. Both end with it.
@@ -122,11 +122,11 @@ impl Bench {
         outcomes
     }
 
-    /// Waits until the engine breaks, and tells why.
-    pub(crate) async fn broken(&mut self) -> String {
+    /// Waits until the engine breaks, and tells whose fault it is and why.
+    pub(crate) async fn broken(&mut self) -> (Fault, String) {
         loop {
-            if let Some(ToController::Broken { reason, .. }) = self.controller.hear().await {
-                return reason;
+            if let Some(ToController::Broken { fault, reason }) = self.controller.hear().await {
+                return (fault, reason);
             }
         }
     }

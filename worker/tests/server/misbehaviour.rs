@@ -5,7 +5,7 @@ use crate::{
     standin::description,
     starting::two_gpus,
 };
-use wire::Failure;
+use wire::{Failure, Fault};
 
 /// `count` good prompts, with bad ones in these places.
 fn with(count: usize, bad: &[(usize, &str)]) -> Vec<String> {
@@ -90,40 +90,61 @@ async fn a_busy_server_is_asked_again() {
 }
 
 #[tokio::test]
-async fn a_server_that_fails_at_everything_is_of_no_use_and_nothing_is_blamed_on_prompts() {
-    let mut bench = Bench::new(description(&[("HOLDS", "0")])).await;
-    bench.ready().await.expect("it comes up");
-    bench.ask(&good(50)).await;
-    let reason = bench.broken().await;
-    assert!(reason.contains("without an answer in between"), "{reason}");
+async fn a_server_that_dies_of_everything_is_of_no_use_and_nothing_is_blamed_on_prompts() {
+    let starts = Starts::new();
+    let manners = [("HOLDS", "0"), ("STARTS", starts.path())];
+    let mut bench = Bench::new(description(&manners)).await;
+    let reason = bench.ready().await.expect_err("it answers nothing");
     assert!(reason.contains("CUDA out of memory"), "{reason}");
+    // For fewer each time, beginning with half of what it was to be asked at once; then thrice for one.
+    let tried: Vec<u32> = starts.all().iter().map(|start| start.parallel).collect();
+    assert_eq!(tried, [16, 4, 2, 1, 1, 1]);
 }
 
 #[tokio::test]
-async fn a_server_that_stalls_at_every_prompt_is_given_up_after_a_few() {
+async fn a_server_that_stalls_at_a_plain_prompt_is_of_no_use() {
     let starts = Starts::new();
-    let mut server = description(&[("STARTS", starts.path())]);
-    server.patience.silent = 1;
+    let mut server = description(&[("STALLS", ""), ("STARTS", starts.path())]);
+    server.patience.stalled = 1;
     let mut bench = Bench::new(server).await;
-    bench.ready().await.expect("it comes up");
-    bench.ask(&(0..50).map(|index| format!("HANG {index}")).collect::<Vec<_>>()).await;
-    let reason = bench.broken().await;
-    assert!(reason.contains("said nothing for"), "{reason}");
-    assert!(reason.contains("4 times without an answer in between"), "{reason}");
-    assert_eq!(starts.all().len(), 4);
+    let reason = bench.ready().await.expect_err("it answers nothing");
+    assert!(reason.contains("no answer to a plain prompt after 1 seconds"), "{reason}");
+    // Another try would take as long.
+    assert_eq!(starts.all().len(), 1);
+}
+
+#[tokio::test]
+async fn a_server_that_fails_at_a_plain_prompt_is_of_no_use() {
+    let mut bench = Bench::new(description(&[("FAILS", "")])).await;
+    let reason = bench.ready().await.expect_err("it answers nothing");
+    assert!(reason.contains("status 500: the stand-in fails"), "{reason}");
 }
 
 #[tokio::test]
 async fn a_server_whose_first_prompts_kill_it_is_not_given_up() {
-    let mut server = description(&[]);
-    server.parallel.start = 2;
-    let mut bench = Bench::new(server).await;
-    bench.ready().await.expect("it comes up");
-    // All that it is asked at first, and the next one.
-    let outcomes = bench.answer(&with(100, &[(0, "CRASH"), (1, "CRASH"), (2, "CRASH")])).await;
-    for (index, outcome) in outcomes {
-        assert_eq!(matches!(outcome, wire::Outcome::Failed { .. }), index < 3, "{index}");
+    // All that it is asked at first, and more.
+    for (start, bad) in [(2, &[0, 1, 2][..]), (1, &[0, 1, 2, 3, 4]), (8, &[3, 8, 9, 10])] {
+        let mut server = description(&[]);
+        server.parallel.start = start;
+        let mut bench = Bench::new(server).await;
+        bench.ready().await.expect("it comes up");
+        let crashes: Vec<_> = bad.iter().map(|index| (*index, "CRASH")).collect();
+        let outcomes = bench.answer(&with(100, &crashes)).await;
+        for (index, outcome) in (0..).zip(outcomes.values()) {
+            let failed = matches!(outcome, wire::Outcome::Failed { .. });
+            assert_eq!(failed, bad.contains(&index), "{index}, beginning with {start} at once");
+        }
     }
+}
+
+#[tokio::test]
+async fn a_server_that_dies_at_all_prompts_but_plain_ones_is_given_up_in_the_end() {
+    let mut bench = Bench::new(description(&[])).await;
+    bench.ready().await.expect("it comes up");
+    bench.ask(&(0..50).map(|index| format!("CRASH {index}")).collect::<Vec<_>>()).await;
+    let (fault, reason) = bench.broken().await;
+    assert_eq!(fault, Fault::Work);
+    assert!(reason.contains("32 times without an answer in between"), "{reason}");
 }
 
 #[tokio::test]
@@ -216,6 +237,6 @@ async fn the_engine_ends_when_no_server_is_left() {
     bench.some_outcomes().await;
     kill_on(&starts, "0");
     kill_on(&starts, "1");
-    let reason = bench.broken().await;
+    let (_, reason) = bench.broken().await;
     assert!(reason.contains("fallen off the bus"), "{reason}");
 }

@@ -169,6 +169,9 @@ fn complete(stream: &TcpStream, path: &str, body: &Value) -> Option<(u16, Value)
     if says("HANG") {
         HUNG.store(true, SeqCst);
     }
+    if told("STALLS").is_some() {
+        HUNG.store(true, SeqCst);
+    }
     thread::sleep(Duration::from_millis(number("SLOW").unwrap_or(3) as u64));
     hang_with_the_others();
     while says("STUCK") {
@@ -193,7 +196,7 @@ fn complete(stream: &TcpStream, path: &str, body: &Value) -> Option<(u16, Value)
     if says("OOM") && 1 < at_once {
         return Some((500, error("CUDA out of memory. Tried to allocate 20.00 MiB.")));
     }
-    if says("FAIL") {
+    if says("FAIL") || told("FAILS").is_some() {
         return Some((500, error("the stand-in fails")));
     }
     if says("BUSY") && ANSWERS.load(SeqCst) % 2 == 1 {
