@@ -43,7 +43,7 @@ use tokio::{
     runtime::{Builder, Runtime},
     task::JoinSet,
 };
-use wire::{EngineFacts, Job, Server};
+use wire::{EngineFacts, Fault, Job, Server};
 
 /// Servers, of which one at least is ready.
 #[derive(Debug)]
@@ -131,18 +131,23 @@ impl Engine for Servers {
             let mut running = JoinSet::new();
             let run = |replica: Replica| replica.run(source.clone(), outlet.clone());
             running.spawn(run(first));
-            let (mut ready, mut failed) = (Vec::new(), None);
+            let (mut ready, mut failed) = (Vec::new(), None::<EngineError>);
+            // Where one has shown that the work can be done, no other's failure speaks against it.
+            let graver = |failed: Option<EngineError>, error| match failed {
+                Some(failed) if failed.fault == Fault::Machine => Some(failed),
+                _ => Some(error),
+            };
             loop {
                 tokio::select! {
                     Some(ran) = running.join_next() => match ran.expect(UNDISTURBED) {
                         Ok(replica) => ready.push(replica),
-                        Err(error) => failed = Some(error),
+                        Err(error) => failed = graver(failed, error),
                     },
                     // Where one has nothing left to do, nobody waits for another.
                     Some(started) = starting.join_next(), if ready.is_empty() => {
                         match started.expect(UNDISTURBED) {
                             Ok(replica) => drop(running.spawn(run(replica))),
-                            Err(error) => failed = Some(error),
+                            Err(error) => failed = graver(failed, error),
                         }
                     }
                     else => break,

@@ -36,6 +36,8 @@ pub(super) struct Replica {
     /// What is held against prompts, until the server has shown that it can answer any.
     verdicts: Vec<Verdict>,
     deaths: u32,
+    /// Whether it has ever answered.
+    proven: bool,
 }
 
 impl Replica {
@@ -48,8 +50,8 @@ impl Replica {
         let mut search = Search::new(plan.server.parallel.start, plan.parallel);
         let live = start(&plan, number, &gpus, &mut search).await.map_err(EngineError::work)?;
         search.launched();
-        let (backlog, verdicts, deaths) = (Backlog::default(), Vec::new(), 0);
-        Ok(Self { plan, number, gpus, live, search, backlog, verdicts, deaths })
+        let (backlog, verdicts, deaths, proven) = (Backlog::default(), Vec::new(), 0, false);
+        Ok(Self { plan, number, gpus, live, search, backlog, verdicts, deaths, proven })
     }
 
     /// Answers prompts until there are no more. Then it is still there, for those that another
@@ -71,7 +73,7 @@ impl Replica {
             };
             let (end, answered) = drive.run(&source).await;
             if answered {
-                self.deaths = 0;
+                (self.deaths, self.proven) = (0, true);
             }
             let End::Lost(lost) = end else { return Ok(self) };
             if let Err(reason) = self.restart(lost).await {
@@ -79,7 +81,9 @@ impl Replica {
                 // Whether they or the server was at fault, another server may show.
                 source.leave(self.verdicts.drain(..).map(|verdict| verdict.prompt));
                 source.leave(self.backlog.take_all());
-                return Err(EngineError::work(reason));
+                // What it could do once can be done, on a machine that is in order.
+                let whose = if self.proven { EngineError::machine } else { EngineError::work };
+                return Err(whose(reason));
             }
         }
     }

@@ -237,6 +237,8 @@ async fn the_engine_ends_when_no_server_is_left() {
     bench.some_outcomes().await;
     kill_on(&starts, "0");
     kill_on(&starts, "1");
-    let (_, reason) = bench.broken().await;
+    let (fault, reason) = bench.broken().await;
     assert!(reason.contains("fallen off the bus"), "{reason}");
+    // They have answered some: what there is to do can be done.
+    assert_eq!(fault, Fault::Machine);
 }
