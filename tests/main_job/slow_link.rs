@@ -107,8 +107,9 @@ async fn a_run_that_is_told_to_finish_gives_up_at_once_what_waits_for_a_slow_lin
 async fn answers_that_wait_behind_a_broken_link_are_taken_before_a_run_that_is_told_to_finish_ends()
 {
     let user = User::new();
-    let texts = texts(400, PROMPT / 5).into_iter();
-    let prompts: String = texts.map(|text| format!("{{\"prompt\":\"{text}\"}}\n")).collect();
+    let lines = texts(400, PROMPT / 5).into_iter();
+    let lines: Vec<_> = lines.map(|text| format!("{{\"prompt\":\"{text}\"}}\n")).collect();
+    let prompts = lines.concat();
     let proxies = Arc::new(Mutex::new(Vec::new()));
     let all = proxies.clone();
     // The answers that wait take it seconds.
@@ -132,13 +133,16 @@ async fn answers_that_wait_behind_a_broken_link_are_taken_before_a_run_that_is_t
     let outcome = loop {
         tokio::select! {
             outcome = &mut running => break outcome.expect("it can be begun"),
-            Some(event) = heard.recv() => match event {
-                Event::Progress(progress) => done = progress.done,
-                Event::Phase { phase: SlotPhase::Working { waiting, running, .. }, .. } => {
+            Some(event) = heard.recv() => {
+                if let Event::Progress(progress) = &event {
+                    done = progress.done;
+                }
+                if let Event::Phase { phase, .. } = event
+                    && let SlotPhase::Working { waiting, running, .. } = phase
+                {
                     holds = waiting + running;
                 }
-                _ => {}
-            },
+            }
             _ = look.tick(), if asked.is_none() => {
                 if !is_cut && 10 <= done {
                     set(Mood::CutAfter(1));

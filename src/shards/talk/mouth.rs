@@ -129,7 +129,7 @@ mod tests {
         let mouth = Mouth {
             id: WorkerId(1),
             conversation: 1,
-            expires: clock::after(clock::now(), Duration::from_secs(3600)),
+            expires: clock::after(clock::now(), Duration::from_hours(1)),
             orders: &mut orders,
             said,
             writer: FrameWriter::new(worker, 1),
@@ -138,7 +138,7 @@ mod tests {
             sleep(SILENCE).await;
             Err(Broken::Silent)
         });
-        let ended = tokio::time::timeout(Duration::from_secs(600), mouth.speak(ear)).await;
+        let ended = tokio::time::timeout(Duration::from_mins(10), mouth.speak(ear)).await;
         assert!(matches!(ended, Ok(Err(Broken::Silent))), "{ended:?}");
     }
 }
