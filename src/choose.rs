@@ -9,7 +9,7 @@ use crate::{
     need::{Fit, Unfit, Workload, disk, fits},
     report::words,
 };
-use providers::{Gpus, Host, Mib, Offer, Rental, UsdPerHour};
+use providers::{Cuda, Gpus, Host, Mib, Offer, Rental, UsdPerHour};
 use std::fmt;
 
 /// What a job is, and what is allowed for it.
@@ -109,6 +109,14 @@ pub enum Reason {
     /// The engine needs another kind of GPU.
     #[error("its GPU isn't of NVIDIA's Ampere generation or later, which the engine needs")]
     OldGpu,
+    /// The engine needs a newer driver.
+    #[error("its driver is for CUDA {there} at most, and the engine needs {needed}")]
+    OldDriver {
+        /// What is needed.
+        needed: Cuda,
+        /// What it has.
+        there: Cuda,
+    },
     /// The image and the model need more.
     #[error("{there} of disk, and {needed} are needed")]
     Disk {
@@ -182,7 +190,10 @@ fn seat<'a>(engine: &str, offer: &'a Offer) -> Result<(&'static Engine, Option<&
     if engine.ampere && gpus.is_some_and(|gpus| !Gpu::of(gpus).ampere) {
         return Err(Reason::OldGpu);
     }
-    Ok((engine, gpus))
+    match engine.cuda.zip(offer.cuda) {
+        Some((needed, there)) if there < needed => Err(Reason::OldDriver { needed, there }),
+        _ => Ok((engine, gpus)),
+    }
 }
 
 /// What becomes of an offer: how to make a candidate of it, or why not.
@@ -306,6 +317,11 @@ mod tests {
             for (old, gib) in [("Tesla V100", 32), ("MI300X", 192)] {
                 assert_eq!(one(&job, offer(old, 1, gib, 1)).unwrap_err(), Reason::OldGpu, "{old}");
             }
+            let driver =
+                |cuda: &str| Offer { cuda: Cuda::parse(cuda), ..offer("RTX 4090", 1, 24, 1) };
+            assert!(one(&job, driver("12.0")).is_ok());
+            let reason = one(&job, driver("11.8")).unwrap_err().to_string();
+            assert_eq!(reason, "its driver is for CUDA 11.8 at most, and the engine needs 12.0");
             let no_gpu = Offer { cores: 64, ..Offer::default() };
             assert_eq!(one(&job, no_gpu.clone()).unwrap_err(), Reason::NoGpu);
             // This computer doesn't tell what it has.

@@ -1,7 +1,8 @@
 //! What inference engines get out of a GPU, from `templates/engines.toml`.
 
 use crate::model::Weights;
-use serde::Deserialize;
+use providers::Cuda;
+use serde::{Deserialize, Deserializer, de::Error as _};
 use std::{sync::LazyLock, time::Duration};
 
 /// An engine's coefficients. The file that they come from says what each one is, and its source.
@@ -21,6 +22,9 @@ pub struct Engine {
     /// Whether it needs a GPU of NVIDIA's Ampere generation or a later one.
     #[serde(default)]
     pub ampere: bool,
+    /// The oldest CUDA that a machine's driver must be for.
+    #[serde(default, deserialize_with = "version")]
+    pub cuda: Option<Cuda>,
     bf16: f64,
     fp8: Option<f64>,
     int4: Option<f64>,
@@ -92,6 +96,13 @@ impl Engine {
     pub fn load(&self) -> Duration {
         Duration::from_secs(self.load)
     }
+}
+
+/// Reads `12.4`.
+fn version<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Cuda>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let version = Cuda::parse(&text);
+    version.map(Some).ok_or_else(|| D::Error::custom(format!("{text} is no version of CUDA")))
 }
 
 /// Every engine that is known.

@@ -99,7 +99,10 @@ impl Machine<'_> {
         }
         let image = image(self.host, self.engine)?.to_owned();
         let start = self.start(host_key)?;
-        Ok(Setup { image, start, disk: self.disk.max(least_disk()), env: BTreeMap::new() })
+        let is_container = self.host == Host::Container;
+        let env = file().environment.get(self.engine).filter(|_| is_container);
+        let env = env.cloned().unwrap_or_default();
+        Ok(Setup { image, start, disk: self.disk.max(least_disk()), env })
     }
 
     fn start(&self, host_key: Option<&str>) -> Result<String, TemplateError> {
@@ -152,6 +155,7 @@ pub fn least_disk() -> Mib {
 struct File {
     disk: u64,
     container: BTreeMap<String, String>,
+    environment: BTreeMap<String, BTreeMap<String, String>>,
     vm: BTreeMap<String, String>,
 }
 
@@ -214,6 +218,18 @@ mod tests {
             assert!(Mib::from_gib(40) <= setup.disk, "{}", capabilities.name);
             for name in ["DEADLINE", "BOOT", "SILENCE", "STEP", "RELEASE", "KEY"] {
                 assert!(!setup.start.contains(&format!("@{name}@")), "{}", setup.start);
+            }
+        }
+    }
+
+    #[test]
+    fn a_container_with_cuda_starts_on_drivers_older_than_its_image() {
+        for capabilities in each_marketplace() {
+            for engine in ["native", "native-cuda"] {
+                let machine = machine(&capabilities, engine);
+                let Ok(Setup { env, .. }) = machine.setup(None) else { continue };
+                let wanted = engine == "native-cuda" && machine.host == Host::Container;
+                assert_eq!(env.contains_key("NVIDIA_DISABLE_REQUIRE"), wanted, "{env:?}");
             }
         }
     }

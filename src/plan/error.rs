@@ -157,6 +157,7 @@ pub(super) fn no_offer(job: &Job<'_>, rejected: Vec<Rejected>) -> PlanError {
         | Reason::Interruptible
         | Reason::NoGpu
         | Reason::OldGpu
+        | Reason::OldDriver { .. }
         | Reason::Disk { .. } => None,
     });
     let offers: Vec<_> = rejected.into_iter().map(|rejected| rejected.listed).collect();
@@ -220,6 +221,7 @@ fn what_is_missing(rejected: &[Rejected]) -> String {
             | Reason::Interruptible
             | Reason::NoGpu
             | Reason::OldGpu
+            | Reason::OldDriver { .. }
             | Reason::Disk { .. } => {}
         }
     }

@@ -190,6 +190,7 @@ impl Plans {
                 Reason::Interruptible => "interruptible",
                 Reason::NoGpu => "without a GPU",
                 Reason::OldGpu => "with a GPU that won't do",
+                Reason::OldDriver { .. } => "with an old driver",
                 Reason::Disk { .. } => "short of disk",
                 Reason::Unfit(_) => "too small",
             };
