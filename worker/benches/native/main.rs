@@ -74,7 +74,7 @@ fn main() {
     let batches = batches.split(',').map(|batch| batch.parse().expect("a number"));
     let kept = variable("PIECEWORK_BENCH_KEPT").and_then(|text| text.parse().ok());
     let precisions = &PRECISIONS[..kept.unwrap_or(2)];
-    let best = products();
+    products();
     for rows in [1, 8, 32, 512] {
         let mut product = native::Product::open(&model, rows).expect("the model can be opened");
         let operations = product.operations();
@@ -110,11 +110,28 @@ fn main() {
         }
     }
     if let Some(weights) = weights_per_token(&model) {
-        let ran = alone::run(&model, None, 64, 128, 1);
-        let rate = 2.0 * weights * ran.tokens_in / ran.processor / 1e9;
-        let share = 100.0 * rate / best;
-        println!("prefill: {rate:.1} GFLOP/cpu-s, {share:.0} % of candle's best product");
+        prefill(&model, weights, rounds);
     }
+}
+
+/// Shows what a whole model's prefill reaches of what its widest weights do by themselves, in turn.
+fn prefill(model: &Path, weights: f64, rounds: usize) {
+    let mut product = native::Product::open(model, 512).expect("the model can be opened");
+    let operations = product.operations();
+    let mut shown: Vec<_> = (0..rounds)
+        .map(|_| {
+            let alone = rate(operations, || product.multiply());
+            let ran = alone::run(model, None, 64, 64, 1);
+            let whole = 2.0 * weights * ran.tokens_in / ran.processor / 1e9;
+            (whole / alone, whole, alone)
+        })
+        .collect();
+    shown.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let (share, whole, alone) = shown[shown.len() / 2];
+    let (least, most) = (shown[0].0, shown[shown.len() - 1].0);
+    println!(
+        "prefill: {whole:.1} GFLOP/cpu-s beside {alone:.1} of a product alone: {share:.2} ({least:.2} to {most:.2})"
+    );
 }
 
 /// Shows how far log-probabilities are off for each way to keep weights.
@@ -223,9 +240,8 @@ fn processor_seconds_at(field: usize) -> f64 {
 }
 
 /// Shows the rates of candle's products of 32-bit floats and of quantised weights, in 10⁹ operations
-/// a second of processor, and returns the best.
-fn products() -> f64 {
-    let mut best: f64 = 0.0;
+/// a second of processor.
+fn products() {
     println!("{:>22} {:>9} {:>9} {:>9}  GFLOP/cpu-s", "rows × 576 × 3072", "f32", "Q8_0", "Q4_1");
     let weights = Tensor::randn(0_f32, 1.0, (3072, 576), &Device::Cpu).unwrap();
     let plain = weights.t().unwrap().contiguous().unwrap();
@@ -241,9 +257,7 @@ fn products() -> f64 {
             .each_ref()
             .map(|weights| rate(operations, || drop(black_box(weights.forward(&input).unwrap()))));
         println!("{rows:>22} {f32s:>9.1} {q8:>9.1} {q4:>9.1}");
-        best = best.max(f32s);
     }
-    best
 }
 
 fn rate(operations: f64, mut work: impl FnMut()) -> f64 {

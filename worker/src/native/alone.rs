@@ -1,9 +1,11 @@
 //! A product by itself, for benches: what the engine's multiplication does when nothing else is done.
 
 use super::{
-    matrix::{Kept, Matrix, Panels, Tiles},
+    matrix::{Kept, Matrix},
     model_files::ModelFiles,
+    panels::Panels,
     tensor::find,
+    tiles::Tiles,
 };
 use crate::engine::EngineError;
 use std::path::Path;

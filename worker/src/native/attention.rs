@@ -8,10 +8,10 @@
 use super::{
     kernel::{PANEL, TILE},
     kv_cache::{BLOCK, Cache, Head, KvNumber},
-    simd::{Loop, exp, vectorized},
+    simd::{Loop, exp, halved, vectorized},
 };
 use rayon::prelude::*;
-use std::ops::Range;
+use std::{iter::StepBy, ops::Range, slice::Iter};
 
 /// Tokens of one sequence that follow each other in a batch.
 #[derive(Clone, Debug)]
@@ -144,13 +144,15 @@ impl Scratch {
         for (block, scores) in table[blocks.clone()].iter().zip(self.scores.chunks_mut(rows)) {
             N::accumulate(queries, head.keys(*block), scores);
         }
-        self.sums.clear();
-        for (row, position) in positions.iter().enumerate() {
-            let offset = blocks.start * BLOCK;
-            let valid = start_of(*position).saturating_sub(offset)..position + 1 - offset;
-            let scores = &mut self.scores;
-            self.sums.push(vectorized(Softmax { scores, rows, row, valid }));
+        let offset = blocks.start * BLOCK;
+        let mut valid = [const { 0..0 }; TILE];
+        for (valid, position) in valid.iter_mut().zip(positions) {
+            *valid = start_of(*position).saturating_sub(offset)..position + 1 - offset;
         }
+        self.sums.clear();
+        self.sums.resize(rows, 0.0);
+        let (scores, sums) = (&mut self.scores, &mut self.sums);
+        vectorized(Softmax { scores, valid: &valid[..rows], sums });
         let panels = shape.head_dim.div_ceil(PANEL);
         self.out.clear();
         self.out.resize(panels * rows, [0.0; PANEL]);
@@ -171,49 +173,78 @@ impl Scratch {
     /// Writes a row's result.
     fn result(&self, row: usize, out: &mut [f32]) {
         let pieces = self.out[row..].iter().step_by(self.sums.len());
-        for (out, piece) in out.chunks_mut(PANEL).zip(pieces) {
-            for (out, value) in out.iter_mut().zip(piece) {
-                *out = value / self.sums[row];
-            }
-        }
+        vectorized(Share { pieces, of: self.sums[row], out });
     }
 }
 
-/// Replaces a row of scores by their exponentials, 0 outside of `valid`, and returns their sum.
+/// Replaces rows of scores by their exponentials, 0 outside of what is valid, and adds them up.
 ///
 /// The sum goes by position, so blocks of nothing before or after don't change it.
 struct Softmax<'a> {
-    /// Block after block, each with `rows` rows.
+    /// Block after block, a row for each of `valid` in each.
     scores: &'a mut [[f32; BLOCK]],
-    rows: usize,
-    row: usize,
-    valid: Range<usize>,
+    valid: &'a [Range<usize>],
+    sums: &'a mut [f32],
 }
 
 impl Loop for Softmax<'_> {
-    type Output = f32;
+    type Output = ();
 
     #[inline(always)]
-    fn run(self) -> f32 {
-        let Self { scores, rows, row, valid } = self;
-        let mut largest = [f32::NEG_INFINITY; BLOCK];
-        for (block, scores) in scores[row..].iter_mut().step_by(rows).enumerate() {
-            for (position, score) in (block * BLOCK..).zip(scores.iter_mut()) {
-                let seen = valid.start <= position && position < valid.end;
-                *score = if seen { *score } else { f32::NEG_INFINITY };
+    fn run(self) {
+        let Self { scores, valid, sums } = self;
+        let rows = valid.len();
+        for (row, (valid, sum)) in valid.iter().zip(sums).enumerate() {
+            let mut largest = [f32::NEG_INFINITY; BLOCK];
+            for (block, scores) in scores[row..].iter_mut().step_by(rows).enumerate() {
+                let first = block * BLOCK;
+                let within = |position: usize| position.saturating_sub(first).min(BLOCK);
+                let (start, end) = (within(valid.start), within(valid.end));
+                // All of most blocks is seen.
+                if 0 < start || end < BLOCK {
+                    scores[..start].fill(f32::NEG_INFINITY);
+                    scores[end..].fill(f32::NEG_INFINITY);
+                }
+                for (largest, score) in largest.iter_mut().zip(scores.iter()) {
+                    *largest = greater(*largest, *score);
+                }
             }
-            for (largest, score) in largest.iter_mut().zip(scores.iter()) {
-                *largest = if *largest < *score { *score } else { *largest };
+            let largest = halved(largest, greater);
+            let mut sums = [0.0_f32; BLOCK];
+            for scores in scores[row..].iter_mut().step_by(rows) {
+                for (sum, score) in sums.iter_mut().zip(scores.iter_mut()) {
+                    *score = exp(*score - largest);
+                    *sum += *score;
+                }
             }
+            *sum = halved(sums, |low, high| low + high);
         }
-        let largest = largest.into_iter().fold(f32::NEG_INFINITY, f32::max);
-        let mut sums = [0.0_f32; BLOCK];
-        for scores in scores[row..].iter_mut().step_by(rows) {
-            for (sum, score) in sums.iter_mut().zip(scores.iter_mut()) {
-                *score = exp(*score - largest);
-                *sum += *score;
-            }
-        }
-        sums.into_iter().sum()
     }
+}
+
+/// Divides the pieces of a row.
+struct Share<'a> {
+    pieces: StepBy<Iter<'a, [f32; PANEL]>>,
+    of: f32,
+    out: &'a mut [f32],
+}
+
+impl Loop for Share<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let share = 1.0 / self.of;
+        for (out, piece) in self.out.chunks_mut(PANEL).zip(self.pieces) {
+            for (out, value) in out.iter_mut().zip(piece) {
+                *out = value * share;
+            }
+        }
+    }
+}
+
+/// The greater of two; the first where one is no number.
+#[inline(always)]
+fn greater(one: f32, other: f32) -> f32 {
+    if one < other { other } else { one }
 }

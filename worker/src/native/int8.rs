@@ -1,7 +1,7 @@
 //! Products of bytes: activations in groups of [`GROUP`] with weights that stay quantised.
 //!
 //! ```text
-//! row of floats ─ quantise ─▶ groups of bytes, a scale each ┐
+//! row of floats ─ bytes.rs ─▶ groups of bytes, a scale each ┐
 //! panel of weights: groups of codes, scales, offsets ───────┴▶ Σ groups: scales · Σ bytes · codes
 //! ```
 //!
@@ -16,135 +16,19 @@
 #[cfg(target_arch = "x86_64")]
 use super::vnni;
 use super::{
+    bytes::{GROUP, Group, Rows, STEP, STEPS, TILE},
     kernel::{PANEL, accumulate},
     loops::WidenF16,
-    memory::room,
     simd::{Loop, vectorized},
 };
 use multiversion::{multiversion, target::match_target};
-use rayon::prelude::*;
+use std::ops::Range;
 
-/// Inputs that share a scale.
-pub(super) const GROUP: usize = 32;
-
-/// Inputs whose codes lie side by side: as many as one step of a byte dot product adds.
-pub(super) const STEP: usize = 4;
-
-/// Steps of a group.
-pub(super) const STEPS: usize = GROUP / STEP;
-
-/// Rows of a full tile: their sums, of integers and of floats, fill the registers of AVX-512.
-pub(super) const TILE: usize = 6;
-
-/// The widths that a tile may have, ascending.
-const WIDTHS: [usize; 4] = [1, 2, 4, TILE];
+/// Groups of a panel that all tiles go through before the next ones: as many as stay in the nearest cache.
+const NEAR: usize = 24;
 
 /// Codes of one step for the columns of a panel, [`STEP`] for each column in turn.
 pub(super) type Codes = [[u8; STEP * PANEL / 2]; 2];
-
-/// A group of one row of activations.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Group {
-    /// Signed bytes.
-    pub(super) codes: [[i8; STEP]; STEPS],
-    /// What the bytes are multiplied by.
-    pub(super) scale: f32,
-    /// The sum of the bytes, scaled: what an offset of the weights is multiplied by.
-    pub(super) total: f32,
-    /// The sum of the bytes times the code that stands for 0, negated: where a sum over codes begins.
-    pub(super) start: i32,
-}
-
-/// Rows of activations as bytes: tile after tile, group after group, row after row.
-#[derive(Debug, Default)]
-pub(super) struct Bytes {
-    /// Groups of a row.
-    groups: usize,
-    /// The tiles, and maybe more behind them.
-    data: Vec<Group>,
-}
-
-impl Bytes {
-    /// Makes room for `rows` rows of `depth` floats and gives the tiles, the last of which may be narrower,
-    /// for [`quantise`]. What stands in them means nothing.
-    pub(super) fn tiles(
-        &mut self,
-        rows: usize,
-        depth: usize,
-    ) -> impl IndexedParallelIterator<Item = &mut [Group]> {
-        self.groups = depth / GROUP;
-        let data = room(&mut self.data, padded(rows) * self.groups);
-        data.par_chunks_mut((TILE * self.groups).max(1))
-    }
-}
-
-/// Rows with those that pad the last tile.
-pub(super) fn padded(rows: usize) -> usize {
-    let rest = rows % TILE;
-    let width = WIDTHS.into_iter().find(|width| rest <= *width).unwrap_or(TILE);
-    rows - rest + if rest == 0 { 0 } else { width }
-}
-
-/// Puts a row of floats into a tile of `groups` groups, for weights whose code `zero` stands for 0.
-///
-/// A byte is the nearest integer to 127 times the value over the group's largest magnitude, as in
-/// llama.cpp's `q8_0`. What is no number makes the group's scale none.
-pub(super) fn quantise(values: &[f32], row: usize, zero: i32, tile: &mut [Group]) {
-    vectorized(Quantise { values, row, zero, tile });
-}
-
-struct Quantise<'a> {
-    values: &'a [f32],
-    row: usize,
-    zero: i32,
-    tile: &'a mut [Group],
-}
-
-impl Loop for Quantise<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self) {
-        /// 1.5 · 2²³: adding it rounds to an integer, whose byte is then the lowest.
-        const ROUND: f32 = 12_582_912.0;
-        /// Below this the reciprocal might be infinite, and nothing in the group matters.
-        const LEAST: f32 = 1e-30;
-        let (values, _) = self.values.as_chunks::<GROUP>();
-        let width = self.tile.len() / values.len();
-        for (group, values) in self.tile[self.row..].iter_mut().step_by(width).zip(values) {
-            // Magnitudes rank as the integers that their bits are, and above all of them what is no
-            // number.
-            let mut largest = 0;
-            for value in values {
-                largest = largest.max(value.to_bits() & 0x7fff_ffff);
-            }
-            let largest = f32::from_bits(largest);
-            let inverse = if largest < LEAST { 0.0 } else { 127.0 / largest };
-            let mut codes = [[0; STEP]; STEPS];
-            for (code, value) in codes.as_flattened_mut().iter_mut().zip(values) {
-                // No more than its byte: what is no number must not overflow the sum.
-                *code = value.mul_add(inverse, ROUND).to_bits().to_le_bytes()[0].cast_signed();
-            }
-            (group.codes, group.scale) = (codes, largest * (1.0 / 127.0));
-        }
-        // The sums in a loop of their own, and halved by hand: else they are added byte by byte, which takes
-        // longer than all the rest.
-        for group in self.tile[self.row..].iter_mut().step_by(width) {
-            let mut sums = [0_i16; GROUP];
-            for (sum, code) in sums.iter_mut().zip(group.codes.as_flattened()) {
-                *sum = i16::from(*code);
-            }
-            for half in [16, 8, 4, 2, 1] {
-                let (low, high) = sums.split_at_mut(half);
-                for (low, high) in low.iter_mut().zip(high) {
-                    *low += *high;
-                }
-            }
-            group.total = group.scale * f32::from(sums[0]);
-            group.start = -self.zero * i32::from(sums[0]);
-        }
-    }
-}
 
 /// A panel of weights.
 #[derive(Clone, Copy, Debug)]
@@ -161,17 +45,36 @@ pub(super) struct Panel<'a> {
     pub(super) offsets: &'a [[u16; PANEL]],
 }
 
+impl Panel<'_> {
+    /// Some of its groups.
+    fn part(self, groups: Range<usize>) -> Self {
+        let steps = if self.halves { STEPS / 2 } else { STEPS };
+        Self {
+            codes: &self.codes[groups.start * steps..groups.end * steps],
+            scales: &self.scales[groups.clone()],
+            offsets: self.offsets.get(groups).unwrap_or_default(),
+            ..self
+        }
+    }
+}
+
 /// The product of `rows` with a panel, a row of `out` for each of them and of those that pad them.
-pub(super) fn multiply(panel: Panel<'_>, rows: &Bytes, out: &mut [[f32; PANEL]]) {
-    dispatch(panel, rows.groups, &rows.data, out);
+pub(super) fn multiply(panel: Panel<'_>, rows: Rows<'_>, out: &mut [[f32; PANEL]]) {
+    dispatch(panel, rows.groups, rows.data, out);
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl+avx512vnni"))]
 fn dispatch(panel: Panel<'_>, groups: usize, rows: &[Group], out: &mut [[f32; PANEL]]) {
     match_target! {
         "x86_64+avx512f+avx512bw+avx512vl+avx512vnni" => {
-            for (tile, out) in rows.chunks(TILE * groups).zip(out.chunks_mut(TILE)) {
-                vnni::multiply(panel, tile, out);
+            let parts = groups.div_ceil(NEAR);
+            for part in 0..parts {
+                let part = part * groups / parts..(part + 1) * groups / parts;
+                let near = panel.part(part.clone());
+                for (tile, out) in rows.chunks(TILE * groups).zip(out.chunks_mut(TILE)) {
+                    let tile = &tile[part.start * out.len()..part.end * out.len()];
+                    vnni::multiply(near, tile, 0 < part.start, out);
+                }
             }
         }
         _ => in_floats(panel, groups, rows, out),
@@ -349,16 +252,17 @@ mod tests {
 
     #[test]
     fn a_product_has_the_bits_of_a_plain_sum_whatever_computes_it() {
-        let groups = 5;
-        for (halves, zero, with_offsets) in [(false, 128, false), (true, 8, false), (true, 0, true)]
-        {
+        // The second are more than are gone through at once.
+        let formats = [(false, 128, false), (true, 8, false), (true, 0, true)];
+        let both = [5, 2 * NEAR + 2].into_iter().flat_map(|groups| formats.map(|f| (groups, f)));
+        for (groups, (halves, zero, with_offsets)) in both {
             let weights = Weights::new(groups, halves, zero, with_offsets);
             for count in [1, 2, 3, 6, 7, 13] {
                 let rows = rows(count, groups * GROUP);
                 let bytes = bytes(&rows, zero);
                 let mut got = vec![[f32::NAN; PANEL]; padded(count)];
                 let mut floats = got.clone();
-                multiply(weights.panel(), &bytes, &mut got);
+                multiply(weights.panel(), bytes.from(0), &mut got);
                 in_floats(weights.panel(), groups, &bytes.data, &mut floats);
                 assert_eq!(got, floats, "{count} rows, {halves} {zero}");
                 for (row, got) in got.iter().enumerate().take(count) {
@@ -393,21 +297,6 @@ mod tests {
     }
 
     #[test]
-    fn a_row_as_bytes_is_off_by_half_a_step_at_most() {
-        let rows = rows(1, 4 * GROUP);
-        let bytes = bytes(&rows, 8);
-        for (group, values) in bytes.data.iter().zip(rows[0].chunks(GROUP)) {
-            let codes = group.codes.as_flattened();
-            assert!(codes.iter().any(|code| code.unsigned_abs() == 127), "{codes:?}");
-            for (code, value) in codes.iter().zip(values) {
-                assert!((f32::from(*code) * group.scale - value).abs() <= 0.501 * group.scale);
-            }
-            let sum: i32 = codes.iter().map(|code| i32::from(*code)).sum();
-            assert_eq!((group.start, group.total), (-8 * sum, group.scale * sum as f32));
-        }
-    }
-
-    #[test]
     fn what_is_no_number_or_almost_nothing_stays_so() {
         let weights = Weights::new(1, false, 128, false);
         for (value, finite) in
@@ -416,7 +305,7 @@ mod tests {
             let mut row = vec![0.0; GROUP];
             row[3] = value;
             let mut out = [[0.0; PANEL]];
-            multiply(weights.panel(), &bytes(&[row], 128), &mut out);
+            multiply(weights.panel(), bytes(&[row], 128).from(0), &mut out);
             assert!(out[0].iter().all(|sum| sum.is_finite() == finite), "{value}: {out:?}");
         }
     }

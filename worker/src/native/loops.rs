@@ -3,10 +3,10 @@
 
 use super::{
     kernel::PANEL,
-    matrix::Panels,
     rope::rotate,
     simd::{Loop, exp, sum_of_squares},
 };
+use std::{iter::StepBy, slice::Iter};
 
 /// RMS normalisation with weights.
 pub(super) struct Normalise<'a> {
@@ -68,14 +68,12 @@ impl Loop for TurnHeads<'_> {
     }
 }
 
-/// Gates a row: the even panels, through the sigmoid linear unit, times the odd ones.
+/// Gates numbers in place, by gates that go through the sigmoid linear unit.
 pub(super) struct SwiGlu<'a> {
-    /// Gates and what they gate, panel by panel in turn.
-    pub(super) product: &'a Panels,
-    /// The row.
-    pub(super) row: usize,
-    /// Where the result goes.
-    pub(super) out: &'a mut [f32],
+    /// The gates, a row of a panel each.
+    pub(super) gates: &'a [[f32; PANEL]],
+    /// What they gate.
+    pub(super) gated: &'a mut [[f32; PANEL]],
 }
 
 impl Loop for SwiGlu<'_> {
@@ -83,14 +81,31 @@ impl Loop for SwiGlu<'_> {
 
     #[inline(always)]
     fn run(self) {
-        for (pair, out) in self.out.chunks_mut(PANEL).enumerate() {
-            let gate = self.product.piece(self.row, 2 * pair);
-            let up = self.product.piece(self.row, 2 * pair + 1);
-            let mut gated = [0.0; PANEL];
-            for ((gated, gate), up) in gated.iter_mut().zip(gate).zip(up) {
-                *gated = gate / (1.0 + exp(-gate)) * up;
+        for (gates, gated) in self.gates.iter().zip(self.gated) {
+            for (gate, gated) in gates.iter().zip(gated) {
+                *gated *= gate / (1.0 + exp(-gate));
             }
-            out.copy_from_slice(&gated[..out.len()]);
+        }
+    }
+}
+
+/// Adds the pieces of a row, a panel's each, to numbers.
+pub(super) struct AddPieces<'a> {
+    /// The pieces, and maybe more behind them.
+    pub(super) pieces: StepBy<Iter<'a, [f32; PANEL]>>,
+    /// What they are added to.
+    pub(super) out: &'a mut [f32],
+}
+
+impl Loop for AddPieces<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        for (out, piece) in self.out.chunks_mut(PANEL).zip(self.pieces) {
+            for (out, value) in out.iter_mut().zip(piece) {
+                *out += value;
+            }
         }
     }
 }

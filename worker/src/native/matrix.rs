@@ -10,144 +10,26 @@
 //! beside it either way: see [`int8`] and [`kernel`](super::kernel).
 
 use super::{
-    int8::{self, Bytes, quantise},
-    kernel::{PANEL, TILE, accumulate, width_for},
-    loops::{WidenBf16, WidenF16},
+    bytes::{self, quantise_pieces},
+    int8,
+    kernel::{PANEL, TILE, accumulate},
+    loops::{SwiGlu, WidenBf16, WidenF16},
     memory::room,
+    panels::Panels,
     quantised::{Format, Quantised},
     simd::vectorized,
     tensor::Tensor,
+    tiles::{Intake, Tiles, pack, padded, places},
 };
 use crate::engine::EngineError;
 use half::{bf16, f16};
 use rayon::prelude::*;
-use std::ops::Range;
 
 /// Rows of a panel that are widened at once; they stay in the nearest cache.
 const WIDENED: usize = 128;
 
-/// What a matrix takes in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Intake {
-    /// Numbers of a row.
-    depth: usize,
-    /// None where the numbers are floats; where they are bytes, the code of the weights that stands
-    /// for 0.
-    zero: Option<i32>,
-}
-
-/// Rows of activations, packed into tiles for a matrix.
-#[derive(Debug, Default)]
-pub(super) struct Tiles {
-    rows: usize,
-    intake: Intake,
-    /// What the matrix takes, and maybe more behind it.
-    floats: Vec<f32>,
-    /// What it takes instead where it takes bytes.
-    bytes: Bytes,
-}
-
-impl Tiles {
-    /// Takes a row for each row of `source`, of `stride` floats; `write` makes it and may change
-    /// its source. Rows that only pad the last tile are what was there before: nobody reads what comes of
-    /// them.
-    pub(super) fn fill(
-        &mut self,
-        source: &mut [f32],
-        stride: usize,
-        intake: Intake,
-        write: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
-    ) {
-        let (rows, depth) = (source.len() / stride, intake.depth);
-        (self.rows, self.intake) = (rows, intake);
-        match intake.zero {
-            None => {
-                let floats = room(&mut self.floats, padded(rows) * depth);
-                fill(floats.par_chunks_mut(TILE * depth), source, TILE, stride, depth, write, pack);
-            }
-            Some(zero) => fill(
-                self.bytes.tiles(rows, depth),
-                source,
-                int8::TILE,
-                stride,
-                depth,
-                write,
-                |values, row, tile| quantise(values, row, zero, tile),
-            ),
-        }
-    }
-}
-
-/// Makes the rows of tiles of `height` rows, and packs them.
-fn fill<'a, T: Send + 'a>(
-    tiles: impl IndexedParallelIterator<Item = &'a mut [T]>,
-    source: &mut [f32],
-    height: usize,
-    stride: usize,
-    depth: usize,
-    write: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
-    pack: impl Fn(&[f32], usize, &mut [T]) + Sync,
-) {
-    tiles.zip(source.par_chunks_mut(height * stride)).enumerate().for_each_init(
-        || vec![0.0; depth],
-        |scratch, (tile, (packed, source))| {
-            for (row, source) in source.chunks_mut(stride).enumerate() {
-                write(tile * height + row, source, scratch);
-                pack(scratch, row, packed);
-            }
-        },
-    );
-}
-
-/// Rows with those that pad the last tile.
-fn padded(rows: usize) -> usize {
-    rows / TILE * TILE + if rows.is_multiple_of(TILE) { 0 } else { width_for(rows % TILE) }
-}
-
-fn pack(values: &[f32], row: usize, tile: &mut [f32]) {
-    let width = tile.len() / values.len();
-    for (slot, value) in tile[row..].iter_mut().step_by(width).zip(values) {
-        *slot = *value;
-    }
-}
-
-/// A product: each row in pieces of [`PANEL`] floats.
-#[derive(Debug, Default)]
-pub(super) struct Panels {
-    rows: usize,
-    /// The product, and maybe more behind it.
-    data: Vec<[f32; PANEL]>,
-}
-
-impl Panels {
-    /// A row's floats in one panel.
-    #[inline]
-    pub(super) fn piece(&self, row: usize, panel: usize) -> &[f32; PANEL] {
-        &self.data[panel * self.rows + row]
-    }
-
-    /// Copies some columns of a row.
-    pub(super) fn copy(&self, row: usize, columns: Range<usize>, out: &mut [f32]) {
-        let mut column = columns.start;
-        let mut out = out;
-        while column < columns.end {
-            let within = column % PANEL;
-            let count = (PANEL - within).min(columns.end - column);
-            let (head, tail) = out.split_at_mut(count);
-            head.copy_from_slice(&self.piece(row, column / PANEL)[within..within + count]);
-            (column, out) = (column + count, tail);
-        }
-    }
-
-    /// Adds a row's first `out.len()` columns to `out`.
-    pub(super) fn add_to(&self, row: usize, out: &mut [f32]) {
-        for (panel, out) in out.chunks_mut(PANEL).enumerate() {
-            for (out, value) in out.iter_mut().zip(self.piece(row, panel)) {
-                *out += value;
-            }
-        }
-    }
-}
+/// Rows that are gated at once: their products stay in a near cache. A multiple of both heights of a tile.
+const GATED: usize = 192;
 
 /// The numbers that weights are kept as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -261,49 +143,128 @@ impl Matrix {
 
     /// The product of `tiles`, filled for these weights, with them.
     pub(super) fn multiply(&self, tiles: &Tiles, out: &mut Panels) {
-        assert_eq!(tiles.intake, self.intake(), "the tiles are another matrix's");
-        let rows = match &self.data {
-            Data::F32(_) | Data::F16(_) | Data::Bf16(_) => padded(tiles.rows),
-            Data::Quantised(_) => int8::padded(tiles.rows),
-        };
+        let rows = self.padded(tiles);
         out.rows = rows;
         if rows == 0 {
             return;
         }
         let panels = self.columns.div_ceil(PANEL);
         let data = room(&mut out.data, panels * rows);
-        // Enough panels to a thread that handing them out costs nothing beside them.
-        let together = (panels / (4 * rayon::current_num_threads())).clamp(1, 16);
-        data.par_chunks_mut(rows).with_min_len(together).enumerate().for_each(|(panel, out)| {
-            let range = panel * self.depth * PANEL..(panel + 1) * self.depth * PANEL;
-            match &self.data {
-                Data::F32(data) => {
-                    out.fill([0.0; PANEL]);
-                    product(tiles, 0, data[range].as_chunks().0, out);
-                }
-                Data::F16(data) => widened(tiles, &data[range], out, |bits, out| {
-                    vectorized(WidenF16 { bits, out });
-                }),
-                Data::Bf16(data) => widened(tiles, &data[range], out, |bits, out| {
-                    vectorized(WidenBf16 { bits, out });
-                }),
-                Data::Quantised(data) => int8::multiply(data.panel(panel), &tiles.bytes, out),
+        data.par_chunks_mut(rows)
+            .with_min_len(together(panels))
+            .enumerate()
+            .for_each(|(panel, out)| self.panel(panel, tiles, 0, out));
+    }
+
+    /// The product of `tiles` with panels of gates and of what they gate, in turn, gated and packed for a
+    /// matrix that takes in `intake`: the products themselves never leave the near caches.
+    pub(super) fn gate(&self, tiles: &Tiles, out: &mut Tiles, intake: Intake) {
+        (out.rows, out.intake) = (tiles.rows, intake);
+        let (rows, depth) = (tiles.rows, intake.depth);
+        match intake.zero {
+            None => {
+                let floats = room(&mut out.floats, padded(rows) * depth);
+                let places = places(floats, TILE, depth, PANEL);
+                self.gate_into(tiles, TILE, places, |piece, values, place| {
+                    let columns = PANEL.min(depth - piece * PANEL);
+                    for (row, values) in values.iter().enumerate() {
+                        pack(&values[..columns], row, place);
+                    }
+                });
             }
-        });
+            Some(zero) => {
+                let groups = depth / bytes::GROUP;
+                let places = places(out.bytes.room(rows, depth), bytes::TILE, groups, 1);
+                self.gate_into(tiles, bytes::TILE, places, |_, values, place| {
+                    quantise_pieces(values, zero, place);
+                });
+            }
+        }
+    }
+
+    /// Gates, and packs piece by piece what belongs into a tile of `height` rows.
+    fn gate_into<T: Send>(
+        &self,
+        tiles: &Tiles,
+        height: usize,
+        mut places: Vec<&mut [T]>,
+        pack: impl Fn(usize, &[[f32; PANEL]], &mut [T]) + Sync,
+    ) {
+        let rows = self.padded(tiles);
+        let pieces = self.columns.div_ceil(2 * PANEL);
+        let scratch = || vec![[0.0; PANEL]; 2 * rows.min(GATED)];
+        let places = places.par_chunks_mut(tiles.rows.div_ceil(height).max(1));
+        places.with_min_len(together(pieces)).enumerate().for_each_init(
+            scratch,
+            |scratch, (piece, places)| {
+                for (first, places) in (0..).step_by(GATED).zip(places.chunks_mut(GATED / height)) {
+                    let count = GATED.min(rows - first);
+                    let (gates, gated) = scratch[..2 * count].split_at_mut(count);
+                    self.panel(2 * piece, tiles, first, gates);
+                    self.panel(2 * piece + 1, tiles, first, gated);
+                    vectorized(SwiGlu { gates, gated });
+                    let real = &gated[..count.min(tiles.rows - first)];
+                    for (values, place) in real.chunks(height).zip(places) {
+                        pack(piece, values, place);
+                    }
+                }
+            },
+        );
+    }
+
+    /// One panel of the product, of as many rows from `first` on as `out` has.
+    fn panel(&self, panel: usize, tiles: &Tiles, first: usize, out: &mut [[f32; PANEL]]) {
+        let range = panel * self.depth * PANEL..(panel + 1) * self.depth * PANEL;
+        let floats = || &tiles.floats[first * self.depth..];
+        match &self.data {
+            Data::F32(data) => {
+                out.fill([0.0; PANEL]);
+                product(floats(), self.depth, 0, data[range].as_chunks().0, out);
+            }
+            Data::F16(data) => widened(floats(), self.depth, &data[range], out, |bits, out| {
+                vectorized(WidenF16 { bits, out });
+            }),
+            Data::Bf16(data) => widened(floats(), self.depth, &data[range], out, |bits, out| {
+                vectorized(WidenBf16 { bits, out });
+            }),
+            Data::Quantised(data) => {
+                int8::multiply(data.panel(panel), tiles.bytes.from(first), out);
+            }
+        }
+    }
+
+    /// The rows of `tiles`, which must have been filled for these weights, with those that pad them.
+    fn padded(&self, tiles: &Tiles) -> usize {
+        assert_eq!(tiles.intake, self.intake(), "the tiles are another matrix's");
+        match &self.data {
+            Data::F32(_) | Data::F16(_) | Data::Bf16(_) => padded(tiles.rows),
+            Data::Quantised(_) => bytes::padded(tiles.rows),
+        }
     }
 }
 
+/// Enough of so many panels to a thread that handing them out costs nothing beside them.
+fn together(panels: usize) -> usize {
+    (panels / (4 * rayon::current_num_threads())).clamp(1, 16)
+}
+
 /// Adds to one panel of a product what the rows of weights from `first` on contribute.
-fn product(tiles: &Tiles, first: usize, weights: &[[f32; PANEL]], out: &mut [[f32; PANEL]]) {
-    let tiles = tiles.floats.chunks(TILE * tiles.intake.depth);
-    for (tile, out) in tiles.zip(out.chunks_mut(TILE)) {
+fn product(
+    tiles: &[f32],
+    depth: usize,
+    first: usize,
+    weights: &[[f32; PANEL]],
+    out: &mut [[f32; PANEL]],
+) {
+    for (tile, out) in tiles.chunks(TILE * depth).zip(out.chunks_mut(TILE)) {
         let width = out.len();
         accumulate(&tile[first * width..(first + weights.len()) * width], weights, out);
     }
 }
 
 fn widened(
-    tiles: &Tiles,
+    tiles: &[f32],
+    depth: usize,
     weights: &[u16],
     out: &mut [[f32; PANEL]],
     widen: impl Fn(&[u16], &mut [f32]),
@@ -313,7 +274,7 @@ fn widened(
     for (chunk, narrow) in weights.chunks(WIDENED * PANEL).enumerate() {
         let wide = &mut wide[..narrow.len() / PANEL];
         widen(narrow, wide.as_flattened_mut());
-        product(tiles, chunk * WIDENED, wide, out);
+        product(tiles, depth, chunk * WIDENED, wide, out);
     }
 }
 
@@ -423,6 +384,58 @@ mod tests {
                     let at = |panels: &Panels| panels.piece(row, column / PANEL)[column % PANEL];
                     let (got, want) = (at(&got), at(&want));
                     assert!((got - want).abs() < 0.1, "{format:?}: {got} and {want}");
+                }
+            }
+        }
+    }
+
+    /// The product of gated rows with weights that follow, by plain steps.
+    fn gated_plainly(gates: &Matrix, down: &Matrix, tiles: &Tiles) -> Panels {
+        let mut product = Panels::default();
+        gates.multiply(tiles, &mut product);
+        let mut rows: Vec<f32> = (0..tiles.rows)
+            .flat_map(|row| {
+                let gate = |pair: usize| {
+                    let gates = [*product.piece(row, 2 * pair)];
+                    let mut gated = [*product.piece(row, 2 * pair + 1)];
+                    vectorized(SwiGlu { gates: &gates, gated: &mut gated });
+                    gated[0]
+                };
+                let pairs = down.depth.div_ceil(PANEL);
+                (0..pairs).flat_map(gate).take(down.depth).collect::<Vec<_>>()
+            })
+            .collect();
+        let (mut packed, mut out) = (Tiles::default(), Panels::default());
+        packed.fill(&mut rows, down.depth, down.intake(), |_, source, out| {
+            out.copy_from_slice(source);
+        });
+        down.multiply(&packed, &mut out);
+        out
+    }
+
+    #[test]
+    fn products_gated_on_their_way_are_those_gated_afterwards() {
+        // A width that isn't of whole panels is one of floats.
+        for (kept, width) in [(Kept::Stored, 96), (Kept::F32, 72), (Kept::F16, 72)] {
+            let pairs = width.div_ceil(PANEL);
+            let place = |column: usize| {
+                let row = column / PANEL / 2 * PANEL + column % PANEL;
+                (row < width).then_some((column / PANEL % 2, row))
+            };
+            let both = [tensor(GgmlDType::Q8_0, width, 64), tensor(GgmlDType::Q8_0, width, 64)];
+            let both = both.each_ref();
+            let gates = Matrix::load(kept, 2 * pairs * PANEL, &both, place).unwrap();
+            let format = if kept == Kept::Stored { GgmlDType::Q4_1 } else { GgmlDType::F32 };
+            let down = tensor(format, 40, width);
+            let down = Matrix::load(kept, 40, &[&down], |column| Some((0, column))).unwrap();
+            for count in [1, 7, GATED + 5] {
+                let tiles = rows(count, &gates);
+                let want = gated_plainly(&gates, &down, &tiles);
+                let (mut gated, mut got) = (Tiles::default(), Panels::default());
+                gates.gate(&tiles, &mut gated, down.intake());
+                down.multiply(&gated, &mut got);
+                for (row, panel) in (0..count).flat_map(|row| [(row, 0), (row, 1)]) {
+                    assert_eq!(got.piece(row, panel), want.piece(row, panel), "{row} of {count}");
                 }
             }
         }

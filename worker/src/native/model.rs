@@ -5,11 +5,13 @@ use super::{
     config::Config,
     kernel::PANEL,
     kv_cache::{BLOCK, Cache, HeadMut, KvNumber},
-    loops::{Normalise, SwiGlu, TurnHeads},
-    matrix::{Kept, Matrix, Panels, Tiles},
+    loops::{Normalise, TurnHeads},
+    matrix::{Kept, Matrix},
+    panels::Panels,
     rope::angles,
     simd::vectorized,
     tensor::{Tensors, find},
+    tiles::Tiles,
 };
 use crate::engine::EngineError;
 use rayon::prelude::*;
@@ -68,6 +70,7 @@ pub(super) struct Workspace {
     queries: Vec<f32>,
     attended: Vec<f32>,
     tiles: Tiles,
+    gated: Tiles,
     product: Panels,
     last: Vec<f32>,
 }
@@ -160,8 +163,9 @@ impl Model {
             layer.step(&self.config, shape, batch, (index, &mut *cache), work);
         }
         work.last.clear();
-        for row in &batch.wanted {
+        for (place, row) in batch.wanted.iter().enumerate() {
             work.last.extend(&work.residual[row * hidden..(row + 1) * hidden]);
+            work.product.add_to(*row, &mut work.last[place * hidden..]);
         }
         let output = self.output.as_ref().unwrap_or(&self.embedding);
         work.tiles.fill(&mut work.last, hidden, output.intake(), |_, values, out| {
@@ -216,6 +220,7 @@ impl Layer {
         })
     }
 
+    /// Leaves the last product to be added to the residual by whoever reads that next.
     fn step<N: KvNumber>(
         &self,
         config: &Config,
@@ -224,9 +229,12 @@ impl Layer {
         (layer, cache): (usize, &mut Cache<N>),
         work: &mut Workspace,
     ) {
-        let Workspace { residual, angles, queries, attended, tiles, product, .. } = work;
+        let Workspace { residual, angles, queries, attended, tiles, gated, product, .. } = work;
         let (hidden, epsilon) = (config.hidden, config.epsilon);
-        tiles.fill(residual, hidden, self.qkv.intake(), |_, values, out| {
+        tiles.fill(residual, hidden, self.qkv.intake(), |row, values, out| {
+            if 0 < layer {
+                product.add_to(row, values);
+            }
             vectorized(Normalise { values, weights: &self.attention_norm, epsilon, out });
         });
         self.qkv.multiply(tiles, product);
@@ -243,16 +251,8 @@ impl Layer {
             add(values, self.output_bias.as_deref());
             vectorized(Normalise { values, weights: &self.mlp_norm, epsilon, out });
         });
-        self.gate_up.multiply(tiles, product);
-        tiles.fill(residual, hidden, self.down.intake(), |row, _, out| {
-            vectorized(SwiGlu { product, row, out });
-        });
-        self.down.multiply(tiles, product);
-        residual.par_chunks_mut(hidden).with_min_len(APART).enumerate().for_each(
-            |(row, values)| {
-                product.add_to(row, values);
-            },
-        );
+        self.gate_up.gate(tiles, gated, self.down.intake());
+        self.down.multiply(gated, product);
     }
 
     /// Makes queries, keys and values of a product, and keeps keys and values.

@@ -4,9 +4,9 @@ use super::{
     config::Config,
     executor::{Choice, Executor, Given},
     kv_cache::{Cache, KvNumber},
-    matrix::Panels,
     memory,
     model::{Batch, Model, Workspace},
+    panels::Panels,
 };
 use crate::engine::EngineError;
 

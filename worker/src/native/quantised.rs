@@ -4,7 +4,8 @@
 //! Products multiply the integers themselves: see [`int8`](super::int8).
 
 use super::{
-    int8::{Codes, GROUP, Panel, STEP, STEPS},
+    bytes::{GROUP, STEP, STEPS},
+    int8::{Codes, Panel},
     kernel::PANEL,
     tensor::Tensor,
 };

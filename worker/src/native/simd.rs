@@ -66,6 +66,20 @@ pub(super) fn exp(x: f32) -> f32 {
     if x < -87.0 { 0.0 } else { p * scale }
 }
 
+/// Joins the upper half of the numbers, a power of two, with the lower, and so on until one is left.
+#[inline(always)]
+pub(super) fn halved<const N: usize>(mut numbers: [f32; N], join: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut half = N / 2;
+    while 0 < half {
+        let (low, high) = numbers.split_at_mut(half);
+        for (low, high) in low.iter_mut().zip(high) {
+            *low = join(*low, *high);
+        }
+        half /= 2;
+    }
+    numbers[0]
+}
+
 /// The sum of the squares.
 #[inline(always)]
 pub(super) fn sum_of_squares(values: &[f32]) -> f32 {
@@ -100,6 +114,13 @@ mod tests {
             assert!((got - want).abs() <= want * 3e-7, "exp({x}) = {got}, not {want}");
         }
         assert!(exp(-1000.0) == 0.0 && exp(f32::NEG_INFINITY) == 0.0);
+    }
+
+    #[test]
+    fn numbers_are_joined_in_halves_until_one_is_left() {
+        let numbers = [1.0, 20.0, 300.0, 4000.0, 1e4, 2e5, 3e6, 4e7];
+        assert_eq!(halved(numbers, |low, high| low + high), 43_214_321.0);
+        assert_eq!(halved(numbers, f32::max), 4e7);
     }
 
     struct Sum<'a>(&'a [f32]);
