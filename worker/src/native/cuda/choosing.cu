@@ -50,23 +50,64 @@ struct Place {
     unsigned tokens_before;
 };
 
+// Masses and tokens by digit, as they are added up. The first digits of all logits are about four, so that
+// hundreds of threads add to the same few words at once. What a processor of the GPU adds at a stroke is a word
+// of 32 bits, so a mass is added in limbs of 14 bits; and each digit has several sums, one for every so many
+// lanes. Up to 2^20 tokens, which is what the host sees to, no sum runs over.
+struct Tally {
+    static const int limbs = 3, bits = 14, lanes = 4;
+    unsigned masses[limbs][256][lanes], counts[256][lanes];
+
+    __device__ void clear() {
+        for (int i = threadIdx.x; i < 256 * lanes; i += blockDim.x) {
+            for (int limb = 0; limb < limbs; limb++) (&masses[limb][0][0])[i] = 0;
+            (&counts[0][0])[i] = 0;
+        }
+    }
+
+    __device__ void add(unsigned digit, Mass mass) {
+        int lane = threadIdx.x % lanes;
+        atomicAdd(&counts[digit][lane], 1u);
+        // The last limb is what is left of the 41 bits; most tokens have nothing in it.
+        for (int limb = 0; limb < limbs && mass != 0; limb++, mass >>= bits) {
+            unsigned part = limb < limbs - 1 ? (unsigned)mass & ((1u << bits) - 1) : (unsigned)mass;
+            atomicAdd(&masses[limb][digit][lane], part);
+        }
+    }
+
+    __device__ Mass mass(unsigned digit) const {
+        Mass sum = 0;
+        for (int limb = 0; limb < limbs; limb++)
+            for (int lane = 0; lane < lanes; lane++) sum += (Mass)masses[limb][digit][lane] << (limb * bits);
+        return sum;
+    }
+
+    __device__ unsigned count(unsigned digit) const {
+        unsigned sum = 0;
+        for (int lane = 0; lane < lanes; lane++) sum += counts[digit][lane];
+        return sum;
+    }
+};
+
 // Where so much mass, or so many tokens, have been passed. All threads get it; it must be there.
 __device__ Place walk(const Ranking &ranking, Mass target, bool by_count) {
+    __shared__ Tally tally;
     __shared__ Mass masses[256];
     __shared__ unsigned counts[256];
     __shared__ Place place;
     if (threadIdx.x == 0) place.key = 0, place.mass_before = 0, place.tokens_before = 0;
     for (int shift = 24; 0 <= shift; shift -= 8) {
-        for (int i = threadIdx.x; i < 256; i += blockDim.x) masses[i] = 0, counts[i] = 0;
+        tally.clear();
         __syncthreads();
         unsigned prefix = place.key;
         for (int token = threadIdx.x; token < ranking.count; token += blockDim.x) {
             unsigned key = ranking.key(token);
             if (key == 0 || (shift < 24 && key >> (shift + 8) != prefix >> (shift + 8))) continue;
-            unsigned digit = key >> shift & 255;
-            atomicAdd(&counts[digit], 1u);
-            atomicAdd(&masses[digit], ranking.mass_of(ranking.logits[token]));
+            tally.add(key >> shift & 255, ranking.mass_of(ranking.logits[token]));
         }
+        __syncthreads();
+        for (int digit = threadIdx.x; digit < 256; digit += blockDim.x)
+            masses[digit] = tally.mass(digit), counts[digit] = tally.count(digit);
         __syncthreads();
         if (threadIdx.x == 0)
             for (int digit = 255; 0 <= digit; digit--) {
@@ -124,14 +165,18 @@ __device__ int find_token(const Ranking &ranking, Mass target, unsigned key) {
 
 // The sum of all masses.
 __device__ Mass mass_of_all(const Ranking &ranking) {
-    __shared__ Mass sum;
-    if (threadIdx.x == 0) sum = 0;
-    __syncthreads();
-    Mass own = 0;
-    for (int token = threadIdx.x; token < ranking.count; token += blockDim.x) own += ranking.mass(token);
-    atomicAdd(&sum, own);
-    __syncthreads();
-    Mass all = sum;
+    __shared__ Mass sums[32];
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+    Mass all = 0;
+    for (int token = threadIdx.x; token < ranking.count; token += blockDim.x) all += ranking.mass(token);
+    // First among the lanes of each warp, then among the warps.
+    for (int round = 0; round < 2; round++) {
+        for (int apart = 16; 0 < apart; apart /= 2) all += __shfl_xor_sync(ALL_LANES, all, apart);
+        if (round == 1) break;
+        if (lane == 0) sums[warp] = all;
+        __syncthreads();
+        all = lane < warps ? sums[lane] : 0;
+    }
     __syncthreads();
     return all;
 }

@@ -32,6 +32,9 @@ const LEFT: u64 = 16;
 /// Bytes that they leave at least, where those are no more than a quarter.
 const LEFT_AT_LEAST: u64 = 1 << 30;
 
+/// Tokens that `choosing.cu` adds up without running over.
+const MOST_TOKENS: usize = 1 << 20;
+
 /// A model in a GPU's memory.
 #[derive(Debug)]
 pub(in crate::native) struct Gpu {
@@ -70,6 +73,13 @@ impl Gpu {
         weights: Weights,
         bounds: Bounds,
     ) -> Result<Self, EngineError> {
+        if MOST_TOKENS < config.vocabulary {
+            return Err(EngineError::work(format!(
+                "the model has {} tokens, and on a GPU the native engine chooses among {MOST_TOKENS} at \
+                 most: take another engine, or ask for the CPU",
+                config.vocabulary
+            )));
+        }
         let buffers = Buffers::new(&mut *device, &config, shape, bounds)?;
         Ok(Self {
             device,
