@@ -234,7 +234,10 @@ struct Task {
 // of the values two pairs of rows likewise. Neither order of columns nor of positions matters to a sum, as
 // long as both sides have the same: so everything comes from memory as it is multiplied, and nothing is
 // handed between lanes but what the softmax needs.
-extern "C" __global__ void __launch_bounds__(128, HEAD_DIM <= 128 ? 3 : 2)
+//
+// With more than 64 floats to a head two blocks to a processor of the GPU are enough: then there are registers for
+// all loads of a block of keys or values to be under way at once, which three blocks of a load or two are not worth.
+extern "C" __global__ void __launch_bounds__(128, HEAD_DIM <= 64 ? 3 : 2)
     attend(const Half *queries, const Half *keys, const Half *values, const int *tables, const Task *tasks,
            int count, Half *out, float *parts, float *part_sums, int kv_heads, int window) {
     const int chunks = HEAD_PAD / 32, strips = (HEAD_DIM + 7) / 8;
@@ -318,18 +321,14 @@ extern "C" __global__ void __launch_bounds__(128, HEAD_DIM <= 128 ? 3 : 2)
             share[i][2] = pack(score[2 * i + 1][0], score[2 * i + 1][1]);
             share[i][3] = pack(score[2 * i + 1][2], score[2 * i + 1][3]);
         }
+        // What lies behind the last position may be no number, and no number times 0 is none.
+        unsigned kept[4];
+        for (int i = 0; i < 4; i++)
+            kept[i] = task.to <= first + 2 * i ? 0 : task.to == first + 2 * i + 1 ? 0xffff : 0xffffffff;
         for (int strip = 0; strip < strips; strip++) {
             uint4 four = load8(values + at + (strip * 8 + g) * BLOCK + t * 8);
-            if (task.to < block * BLOCK + BLOCK) {
-                // What lies behind the last position may be no number, and no number times 0 is none.
-                unsigned *words = &four.x;
-                for (int i = 0; i < 4; i++) {
-                    if (task.to <= first + 2 * i) words[i] = 0;
-                    else if (task.to == first + 2 * i + 1) words[i] &= 0xffff;
-                }
-            }
-            multiply(sum[strip], share[0], four.x, four.y);
-            multiply(sum[strip], share[1], four.z, four.w);
+            multiply(sum[strip], share[0], four.x & kept[0], four.y & kept[1]);
+            multiply(sum[strip], share[1], four.z & kept[2], four.w & kept[3]);
         }
     }
     for (int side = 0; side < 2; side++) {
