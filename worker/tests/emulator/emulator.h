@@ -25,6 +25,8 @@
 
 struct Dim3 { unsigned x, y, z; };
 struct alignas(16) uint4 { unsigned x, y, z, w; };
+struct alignas(8) uint2 { unsigned x, y; };
+struct alignas(16) float4 { float x, y, z, w; };
 
 [[noreturn]] inline void give_up(const char *why) {
     fprintf(stderr, "the emulated GPU: %s\n", why);
@@ -232,12 +234,21 @@ inline Half narrow(float value) {
 
 inline unsigned pack(float first, float second) { return narrow(first) | (unsigned)narrow(second) << 16; }
 
-inline uint4 load8(const Half *from) {
-    if ((uintptr_t)from % 16 != 0) give_up("16 bytes are read from an address that 16 doesn't divide");
-    uint4 out;
-    memcpy(&out, from, 16);
+template <class T> inline T load(const void *from) {
+    if ((uintptr_t)from % sizeof(T) != 0) give_up("several numbers are read from an address that isn't aligned");
+    T out;
+    memcpy(&out, from, sizeof out);
     return out;
 }
+template <class T> inline void store(void *to, T value) {
+    if ((uintptr_t)to % sizeof(T) != 0) give_up("several numbers are written to an address that isn't aligned");
+    memcpy(to, &value, sizeof value);
+}
+inline uint4 load8(const Half *from) { return load<uint4>(from); }
+inline uint2 load4(const Half *from) { return load<uint2>(from); }
+inline float4 load4(const float *from) { return load<float4>(from); }
+inline void store4(Half *to, uint2 four) { store(to, four); }
+inline void store4(float *to, float4 four) { store(to, four); }
 
 // The layout of PTX's mma.m16n8k16, element by element as its manual has it.
 inline void multiply(float (&sum)[4], const unsigned (&left)[4], unsigned right0, unsigned right1) {

@@ -25,6 +25,9 @@ const THREADS: usize = 256;
 /// Warps of a block where each has work of its own, as `kernels.cu` has it for attention.
 const WARPS: usize = 4;
 
+/// Columns of a row that a thread keeps while the row is normalised, as `kernels.cu` has it.
+const COLUMNS: usize = 16;
+
 /// Of the memory that is left, keys and values leave one part in this: products take some for themselves
 /// when they are first used, and recorded steps when they are first replayed.
 const LEFT: u64 = 16;
@@ -155,7 +158,8 @@ impl Gpu {
             self.config.hidden.into(),
             self.config.epsilon.into(),
         ];
-        self.run("add_and_normalise", [count, 1], THREADS, &arguments)
+        let threads = self.config.hidden.div_ceil(COLUMNS).next_multiple_of(32).min(1024);
+        self.run("add_and_normalise", [count, 1], threads, &arguments)
     }
 
     /// Finds the angles of all rows' positions.
