@@ -28,20 +28,6 @@ pub(super) enum Given {
     Token(Option<u32>),
 }
 
-/// What a step gave for a row, until it is asked for: the token that was chosen, or else its logits.
-pub(super) type Row = Result<Option<u32>, Vec<f32>>;
-
-/// Gives it, as [`Executor::given`] does.
-pub(super) fn give(row: &Row, logits: &mut [f32]) -> Given {
-    match row {
-        Ok(token) => Given::Token(*token),
-        Err(given) => {
-            logits.copy_from_slice(given);
-            Given::Logits
-        }
-    }
-}
-
 /// A model with its keys and values. It carries out steps one after another, as they are begun.
 pub(super) trait Executor: Debug + Send + Sync {
     /// What the model is made of.

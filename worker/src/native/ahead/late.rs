@@ -5,7 +5,7 @@ use crate::{
     engine::{EngineError, Gauge},
     native::{
         config::Config,
-        executor::{Choice, Executor, Given, Row, give},
+        executor::{Choice, Executor, Given},
         model::Batch,
         sampling::{Sampling, best, draw},
     },
@@ -17,6 +17,9 @@ use std::{
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
 };
+
+/// What a step gave for a row, until it is asked for: the token that was chosen, or else its logits.
+type Row = Result<Option<u32>, Vec<f32>>;
 
 /// One that runs ahead.
 #[derive(Debug)]
@@ -115,6 +118,12 @@ impl Executor for Late {
     }
 
     fn given(&self, row: usize, logits: &mut [f32]) -> Given {
-        give(&self.given[row], logits)
+        match &self.given[row] {
+            Ok(token) => Given::Token(*token),
+            Err(given) => {
+                logits.copy_from_slice(given);
+                Given::Logits
+            }
+        }
     }
 }
