@@ -1,11 +1,11 @@
 //! What stands between the engine's work and the model: who carries out steps, on whatever computes them.
 
-use super::{config::Config, model::Batch};
+use super::{config::Config, model::Batch, penalties::Change};
 use crate::engine::EngineError;
 use std::fmt::Debug;
 
-/// How the next token is chosen where nothing but the logits counts.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// How the next token is chosen.
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Choice {
     /// What logits are divided by; 0 takes the best token.
     pub(super) temperature: f32,
@@ -17,6 +17,9 @@ pub(super) struct Choice {
     pub(super) min_p: f32,
     /// The draw, from 0 to below 1.
     pub(super) uniform: f64,
+    /// What is done to the logits before; None where nothing is. Where the last token is one that nobody but the
+    /// executor knows, it has been seen, too.
+    pub(super) change: Option<Change>,
 }
 
 /// What a step gave for one wanted row.

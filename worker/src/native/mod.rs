@@ -36,6 +36,7 @@ mod matrix;
 mod memory;
 mod model;
 mod model_files;
+mod penalties;
 mod processor;
 mod quantised;
 mod random;

@@ -211,6 +211,10 @@ inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return
 inline float __uint_as_float(unsigned bits) { float out; memcpy(&out, &bits, 4); return out; }
 inline float __int_as_float(int bits) { return __uint_as_float((unsigned)bits); }
 inline unsigned __float_as_uint(float value) { unsigned out; memcpy(&out, &value, 4); return out; }
+// Rounded at once: what is volatile isn't made one operation with the next.
+inline float __fmul_rn(float a, float b) { volatile float out = a * b; return out; }
+inline float __fadd_rn(float a, float b) { volatile float out = a + b; return out; }
+inline float __fsub_rn(float a, float b) { volatile float out = a - b; return out; }
 inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
     return (unsigned long long)(((unsigned __int128)a * b) >> 64);
 }

@@ -13,9 +13,56 @@ struct Choice {
     int top_k;
     // The draw: 64 bits behind the point, of which 53 count.
     Mass draw;
-    // Where the token goes.
-    int place, unused;
+    // Where the token goes, and where the one is that only the GPU knows to have been seen; below 0 there is none.
+    int place, last;
+    // What positive logits of tokens seen before are divided by, negative ones multiplied; what is taken off a
+    // logit for each time that its token was generated, and what for all times together.
+    float repetition, frequency, presence;
+    // Where the row's lists begin, in words from the first choice on, and how long they are: biases, with a token and
+    // a number each, tokens of the prompt, and tokens of the answer. Of these each has a token, with a sign where
+    // it is in the prompt, too, and how often it was generated. In each list a token is there once at most.
+    int lists, biases, prompt, answer, unused;
 };
+
+__device__ __forceinline__ void repeat(float *logit, float repetition) {
+    *logit = 0.0f < *logit ? *logit / repetition : *logit * repetition;
+}
+
+// Rounded as on the host, after each operation.
+__device__ __forceinline__ void take_off(float *logit, const Choice &choice, int count) {
+    *logit = __fsub_rn(*logit, __fadd_rn(__fmul_rn(choice.frequency, (float)count), choice.presence));
+}
+
+// Does to a row's logits what penalties and biases do.
+__device__ void change(float *logits, const Choice &choice, const int *words, const int *tokens, int count) {
+    __shared__ int was_in_prompt, was_in_answer;
+    int last = choice.last < 0 ? -1 : tokens[choice.last];
+    if (last < 0 && choice.biases + choice.prompt + choice.answer == 0) return;
+    const int *biases = words + choice.lists, *prompt = biases + 2 * choice.biases, *answer = prompt + choice.prompt;
+    if (threadIdx.x == 0) was_in_prompt = was_in_answer = 0;
+    for (int i = threadIdx.x; i < choice.biases; i += blockDim.x) {
+        unsigned token = biases[2 * i];
+        if (token < (unsigned)count) logits[token] += __int_as_float(biases[2 * i + 1]);
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < choice.prompt; i += blockDim.x) {
+        repeat(logits + prompt[i], choice.repetition);
+        if (prompt[i] == last) was_in_prompt = 1;
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < choice.answer; i += blockDim.x) {
+        int token = answer[2 * i] & 0x7fffffff;
+        if (0 <= answer[2 * i]) repeat(logits + token, choice.repetition);
+        take_off(logits + token, choice, answer[2 * i + 1] + (token == last));
+        if (token == last) was_in_answer = 1;
+    }
+    __syncthreads();
+    if (threadIdx.x == 0 && 0 <= last && !was_in_answer) {
+        if (!was_in_prompt) repeat(logits + last, choice.repetition);
+        take_off(logits + last, choice, 1);
+    }
+    __syncthreads();
+}
 
 struct Ranking {
     const float *logits;
@@ -208,9 +255,12 @@ __device__ int best_token(const float *logits, int count) {
     return at;
 }
 
-// A block for each row: its next token, or -1 if its logits are no numbers.
-extern "C" __global__ void choose(const float *all_logits, const Choice *choices, int *tokens, int count) {
-    const float *logits = all_logits + (size_t)blockIdx.x * count;
+// A block for each row: its next token, or -1 if its logits are no numbers. Three blocks fit onto a processor of the
+// GPU, so that a few hundred rows are done at once.
+extern "C" __global__ void __launch_bounds__(512, 3)
+    choose(float *all_logits, const Choice *choices, int *tokens, int count) {
+    float *logits = all_logits + (size_t)blockIdx.x * count;
+    change(logits, choices[blockIdx.x], (const int *)choices, tokens, count);
     Choice choice = choices[blockIdx.x];
     int best = best_token(logits, count);
     bool is_finite = 0 <= best && (__float_as_uint(logits[best]) & 0x7f800000u) != 0x7f800000u;

@@ -46,8 +46,8 @@ const SOURCE: &str = concat!(
 );
 
 /// Bytes that are written without waiting for the GPU, at most: more than a step is told, but for one of
-/// very long contexts.
-const STAGED: usize = 4 << 20;
+/// very long contexts, or of very many tokens that are penalised.
+const STAGED: usize = 16 << 20;
 
 /// A GPU.
 pub(super) struct Driver {

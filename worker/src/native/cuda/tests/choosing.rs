@@ -12,13 +12,14 @@ use crate::{
         },
         executor::{Choice, Executor, Given},
         model::Batch,
+        penalties::History,
         rope::{Rope, Scaling},
-        sampling::{History, Sampling},
+        sampling::Sampling,
         scheduler::Bounds,
     },
 };
 
-const ROWS: usize = 40;
+pub(super) const ROWS: usize = 40;
 
 /// Those whose logits are wanted.
 const READ: [usize; 4] = [7, 8, 20, 39];
@@ -63,7 +64,7 @@ fn samplings() -> Vec<Sampling> {
 }
 
 /// Rows of logits: smooth, with many equal ones, with some that are none, and with none at all.
-fn logits(vocabulary: usize, row: usize) -> Vec<f32> {
+pub(super) fn logits(vocabulary: usize, row: usize) -> Vec<f32> {
     let mut logits = noise(row as u64, vocabulary);
     for (at, logit) in logits.iter_mut().enumerate() {
         *logit = match row % 4 {
@@ -79,7 +80,7 @@ fn logits(vocabulary: usize, row: usize) -> Vec<f32> {
 }
 
 /// A model that only chooses tokens; None without that GPU.
-fn model(vocabulary: usize, open: &Opener) -> Option<Result<Gpu, EngineError>> {
+pub(super) fn model(vocabulary: usize, open: &Opener) -> Option<Result<Gpu, EngineError>> {
     let shape = Shape { head_dim: 32, group: 1, half: Half::Bf16 };
     let device = open(shape)?;
     let nothing = Memory { address: 0, bytes: 0 };
@@ -96,8 +97,8 @@ fn model(vocabulary: usize, open: &Opener) -> Option<Result<Gpu, EngineError>> {
 }
 
 /// Chooses a token for each row of the logits that are there.
-fn choose(gpu: &mut Gpu, choices: &[Option<Choice>]) {
-    let told = gpu.tell(&Batch::default(), choices).unwrap();
+pub(super) fn choose(gpu: &mut Gpu, batch: &Batch, choices: &[Option<Choice>]) {
+    let told = gpu.tell(batch, choices).unwrap();
     gpu.choose(&told).unwrap();
     gpu.end(choices).unwrap();
     gpu.finish().unwrap();
@@ -112,13 +113,13 @@ fn tokens_are_those_that_the_processor_chooses() {
             let all: Vec<f32> = (0..ROWS).flat_map(|row| logits(vocabulary, row)).collect();
             gpu.device.write(gpu.buffers.logits, &word_bytes(&all)).unwrap();
             for samplings in samplings().chunks(ROWS) {
-                let mut choices: Vec<_> =
-                    samplings.iter().map(|sampling| sampling.choice(5)).collect();
+                let choice = |sampling: &Sampling| Some(sampling.choice(5, &History::default()));
+                let mut choices: Vec<_> = samplings.iter().map(choice).collect();
                 // Those whose logits are wanted are no trouble to the others.
                 for row in READ {
                     choices[row] = None;
                 }
-                choose(&mut gpu, &choices);
+                choose(&mut gpu, &Batch::default(), &choices);
                 for (row, sampling) in samplings.iter().enumerate() {
                     let mut own = logits(vocabulary, row);
                     let mut given = vec![0.0; vocabulary];
@@ -153,7 +154,8 @@ fn many_tokens_of_one_kind_are_added_up_in_full() {
         let limits = [(0, 0.9), (0, 0.3), (100_000, 1.0), (120_000, 0.7)];
         let samplings =
             limits.map(|(top_k, top_p)| Sampling { top_k, top_p, ..Sampling::default() });
-        choose(&mut gpu, &samplings.each_ref().map(|sampling| sampling.choice(5)));
+        let choice = |sampling: &Sampling| Some(sampling.choice(5, &History::default()));
+        choose(&mut gpu, &Batch::default(), &samplings.each_ref().map(choice));
         for (row, sampling) in samplings.iter().enumerate() {
             let wanted = sampling.choose(&mut logits.clone(), 5, &History::default(), &[]);
             let got = gpu.given(row, &mut []);

@@ -4,6 +4,7 @@
 mod attending;
 mod choosing;
 mod compiling;
+mod penalising;
 mod replaying;
 mod whole;
 
