@@ -105,7 +105,7 @@ impl Executor for Late {
         self.ahead.fetch_add(batch.unknown.len(), Relaxed);
         self.inner.begin(&batch, choices)?;
         self.inner.finish()?;
-        let mut logits = vec![0.0; self.config().vocabulary];
+        let mut logits = Vec::new();
         let mut give = |(row, choice): (usize, &Option<Choice>)| {
             self.inner.given(row, &mut logits);
             let is_number = logits[best(&logits) as usize].is_finite();
@@ -125,11 +125,11 @@ impl Executor for Late {
         Ok(())
     }
 
-    fn given(&self, row: usize, logits: &mut [f32]) -> Given {
+    fn given(&self, row: usize, logits: &mut Vec<f32>) -> Given {
         match &self.given[row] {
             Ok(token) => Given::Token(*token),
             Err(given) => {
-                logits.copy_from_slice(given);
+                logits.clone_from(given);
                 Given::Logits
             }
         }

@@ -376,15 +376,14 @@ impl Executor for Gpu {
         self.bring(&step)
     }
 
-    fn given(&self, row: usize, logits: &mut [f32]) -> Given {
+    fn given(&self, row: usize, logits: &mut Vec<f32>) -> Given {
         match self.given[row] {
             Ok(token) => Given::Token(token),
             Err(row) => {
-                let bytes = logits.len() * WORD;
+                let bytes = self.config.vocabulary * WORD;
                 let (words, _) = self.device.fetched()[row * bytes..][..bytes].as_chunks::<WORD>();
-                for (logit, word) in logits.iter_mut().zip(words) {
-                    *logit = f32::from_le_bytes(*word);
-                }
+                logits.clear();
+                logits.extend(words.iter().map(|word| f32::from_le_bytes(*word)));
                 Given::Logits
             }
         }

@@ -122,7 +122,7 @@ fn tokens_are_those_that_the_processor_chooses() {
                 choose(&mut gpu, &Batch::default(), &choices);
                 for (row, sampling) in samplings.iter().enumerate() {
                     let mut own = logits(vocabulary, row);
-                    let mut given = vec![0.0; vocabulary];
+                    let mut given = Vec::new();
                     let got = gpu.given(row, &mut given);
                     if READ.contains(&row) {
                         assert_eq!((got, given), (Given::Logits, own));
@@ -158,7 +158,7 @@ fn many_tokens_of_one_kind_are_added_up_in_full() {
         choose(&mut gpu, &Batch::default(), &samplings.each_ref().map(choice));
         for (row, sampling) in samplings.iter().enumerate() {
             let wanted = sampling.choose(&mut logits.clone(), 5, &History::default(), &[]);
-            let got = gpu.given(row, &mut []);
+            let got = gpu.given(row, &mut Vec::new());
             assert_eq!(got, Given::Token(Some(wanted)), "{name}, {sampling:?}");
         }
     }

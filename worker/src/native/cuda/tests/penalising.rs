@@ -100,7 +100,7 @@ fn logits_are_changed_as_the_processor_changes_them() {
                 let is_number = own.iter().any(|logit| logit.is_finite());
                 let mut own = logits(VOCABULARY, row);
                 let wanted = is_number.then(|| sampling.choose(&mut own, 5, history, &[]));
-                assert_eq!(gpu.given(row, &mut []), Given::Token(wanted), "{who}");
+                assert_eq!(gpu.given(row, &mut Vec::new()), Given::Token(wanted), "{who}");
             }
         }
     }

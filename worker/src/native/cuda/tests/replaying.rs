@@ -91,7 +91,7 @@ fn answer_alike(gpus: &mut [Gpu; 2], who: &str) -> usize {
         }
         for (row, id) in wanted.iter().enumerate() {
             let [(given, logits), other] = gpus.each_ref().map(|gpu| {
-                let mut logits = vec![0.0; gpu.config().vocabulary];
+                let mut logits = Vec::new();
                 (gpu.given(row, &mut logits), logits)
             });
             let token = match given {
