@@ -1,4 +1,4 @@
-//! The native engine on this machine's GPU: prompts of 1,000 tokens with answers of 200, by a model of
+//! The native engine on this machine's GPU: prompts of 1,000 tokens with answers of 200, and others, by a model of
 //! Llama-3.1-8B's shape with random weights, beside what the GPU could do at most.
 
 #[path = "../../tests/native/small_model.rs"]
@@ -20,11 +20,44 @@ use worker::{
     native,
 };
 
-const PROMPT_TOKENS: usize = 1000;
-const ANSWER_TOKENS: usize = 200;
+/// 10¹² operations that a token of a prompt or an answer takes: 2 for each weight, and attention over about a
+/// thousand others.
+const TFLOP_A_TOKEN: f64 = 17.3 / 1200.0;
 
-/// 10¹² operations that a prompt and its answer take: 2 for each weight and token, and attention.
-const TFLOP_A_PROMPT: f64 = 17.3;
+/// Something to measure.
+struct Run {
+    /// What it is called.
+    name: &'static str,
+    /// Tokens of a prompt and of its answer.
+    tokens: [usize; 2],
+    /// How many of the prompts it has: one in so many.
+    one_in: usize,
+    /// How many are answered at once; None leaves it to the engine.
+    batch: Option<u32>,
+    /// How tokens are chosen.
+    sampling: Value,
+}
+
+/// What models advise to be sampled with, each beside plain draws, and what a GPU is quick or slow at: one prompt at
+/// a time, and many short ones.
+fn runs() -> Vec<Run> {
+    let plain = || json!({"temperature": 1});
+    let run = |name, sampling| Run { name, tokens: [1000, 200], one_in: 4, batch: None, sampling };
+    vec![
+        Run { one_in: 1, ..run("plain", plain()) },
+        run("top_p", json!({"temperature": 0.6, "top_p": 0.9})),
+        run("top_k and top_p", json!({"temperature": 0.6, "top_k": 20, "top_p": 0.95})),
+        run("repetition penalty", json!({"temperature": 0.7, "repetition_penalty": 1.05})),
+        run("log-probabilities", json!({"temperature": 1, "logprobs": 1})),
+        Run { tokens: [100, 10], one_in: 1, ..run("short prompts", plain()) },
+        Run { one_in: 512, batch: Some(1), ..run("one at a time", plain()) },
+        Run {
+            one_in: 512,
+            batch: Some(1),
+            ..run("one at a time, top_p", json!({"temperature": 0.6, "top_p": 0.9}))
+        },
+    ]
+}
 
 /// The dimensions that weights are of.
 const HIDDEN: usize = 4096;
@@ -36,30 +69,50 @@ const VOCABULARY: usize = 128_256;
 pub(crate) fn measure(layers: usize, prompts: usize, peak_tflops: f64) {
     let folder = tempfile::tempdir().expect("there is room for a folder");
     SmallModel::new("llama", json!({})).write(folder.path(), 1);
-    if let Err(error) = load(folder.path()) {
+    if let Err(error) = load(folder.path(), None) {
         println!("native on a GPU: skipped, {error}");
         return;
     }
     write_model(folder.path(), layers);
-    let start = Instant::now();
-    let engine = load(folder.path()).expect("it fits onto the GPU");
-    let facts = engine.facts();
-    println!(
-        "{}: loaded in {:.1} s, {:.1} GB of weights, {:.1} GB for keys and values, batch {}",
-        facts.name,
-        start.elapsed().as_secs_f64(),
-        facts.weight_bytes as f64 / 1e9,
-        facts.kv_bytes as f64 / 1e9,
-        facts.batch
-    );
+    for (index, run) in runs().iter().enumerate() {
+        let start = Instant::now();
+        let engine = load(folder.path(), run.batch).expect("it fits onto the GPU");
+        let facts = engine.facts();
+        if index == 0 {
+            println!(
+                "{}: loaded in {:.1} s, {:.1} GB of weights, {:.1} GB for keys and values, batch {}",
+                facts.name,
+                start.elapsed().as_secs_f64(),
+                facts.weight_bytes as f64 / 1e9,
+                facts.kv_bytes as f64 / 1e9,
+                facts.batch
+            );
+        }
+        let prompts = (prompts / run.one_in).max(1);
+        let rate = rate(engine, run, prompts);
+        let [tokens_in, tokens_out] = run.tokens.map(|tokens| rate * tokens as f64);
+        let bound = peak_tflops / (TFLOP_A_TOKEN * layers as f64 / 32.0);
+        let share = 100.0 * (tokens_in + tokens_out) / bound;
+        println!(
+            "{}: {rate:.2} prompts/s, {tokens_in:.0} + {tokens_out:.0} tokens/s, {share:.0} % of the {bound:.0} \
+             tokens/s that {peak_tflops} TFLOP/s make",
+            run.name
+        );
+    }
+}
+
+/// Prompts that are answered in a second.
+fn rate(engine: Box<dyn Engine>, run: &Run, prompts: usize) -> f64 {
     let (sender, receiver) = channel(prompts);
+    let [prompt_tokens, answer_tokens] = run.tokens;
     for index in 0..prompts {
         let tokens: Vec<usize> =
-            (0..PROMPT_TOKENS).map(|at| (index * 7919 + at * 104_729) % VOCABULARY).collect();
-        let body = json!({"prompt": tokens, "max_tokens": ANSWER_TOKENS, "temperature": 1,
-            "ignore_eos": true})
-        .to_string();
-        let prompt = Prompt { index: index as u64, form: Form::Text, body };
+            (0..prompt_tokens).map(|at| (index * 7919 + at * 104_729) % VOCABULARY).collect();
+        let mut body = json!({"prompt": tokens, "max_tokens": answer_tokens, "ignore_eos": true});
+        for (name, value) in run.sampling.as_object().expect("it is one") {
+            body[name] = value.clone();
+        }
+        let prompt = Prompt { index: index as u64, form: Form::Text, body: body.to_string() };
         sender.try_send(prompt).expect("there is room for all");
     }
     drop(sender);
@@ -74,22 +127,15 @@ pub(crate) fn measure(layers: usize, prompts: usize, peak_tflops: f64) {
             Outcome::Failed { reason, .. } => panic!("{reason}"),
         }
     }
-    let rate = done / seconds;
-    let bound = peak_tflops / (TFLOP_A_PROMPT * layers as f64 / 32.0);
-    let share = 100.0 * rate / bound;
-    let (tokens_in, tokens_out) = (rate * PROMPT_TOKENS as f64, rate * ANSWER_TOKENS as f64);
-    println!(
-        "{rate:.2} prompts/s, {tokens_in:.0} + {tokens_out:.0} tokens/s, {share:.0} % of the {bound:.1} \
-         prompts/s that {peak_tflops} TFLOP/s make"
-    );
+    done / seconds
 }
 
-fn load(path: &Path) -> Result<Box<dyn Engine>, EngineError> {
+fn load(path: &Path, batch: Option<u32>) -> Result<Box<dyn Engine>, EngineError> {
     let job = Job {
         engine: EngineKind::Native,
         model: Model { name: "measured".to_owned(), sources: Vec::new() },
         precision: Some(wire::Precision::Bf16),
-        limits: Limits { device: Some(Device::Cuda), ..Limits::default() },
+        limits: Limits { batch, device: Some(Device::Cuda), ..Limits::default() },
         seed: 0,
         defaults: String::new(),
     };

@@ -14,7 +14,8 @@
 //! `logprobs`): then a table says how far off the engine's are.
 //!
 //! `cargo bench -p worker --bench native -- gpu` measures a GPU instead, with a model of Llama-3.1-8B's shape
-//! that it writes first (16 GB). `PIECEWORK_BENCH_PROMPTS` says how many prompts there are (2048),
+//! that it writes first (16 GB): plain draws, what models advise to be sampled with, short prompts, and one prompt
+//! at a time. `PIECEWORK_BENCH_PROMPTS` says how many prompts the first has (2048), others fewer,
 //! `PIECEWORK_BENCH_LAYERS` how many layers (32), and `PIECEWORK_BENCH_TFLOPS` what the card can do at
 //! most (790, as measured on an H200).
 //!

@@ -2,8 +2,9 @@
 
 use super::{
     executor::Choice,
+    penalties::History,
     request::Request,
-    sampling::{History, LogProbs, Sampling, best, log_normaliser, top},
+    sampling::{LogProbs, Sampling, best, log_normaliser, top},
     vocabulary::{Stream, Vocabulary},
 };
 use std::sync::Arc;
@@ -47,15 +48,15 @@ impl Answer {
         Self { request, sampling, history, stream, limit, asked: 0, count: 0, text, logprobs }
     }
 
-    /// Asks for another token: how it is chosen, where nothing but the logits counts and nothing else is
-    /// wanted. Those asked for before need not be known yet.
+    /// Asks for another token: how it is chosen, where nothing else is wanted. Those asked for before need not be
+    /// known yet; if one isn't, it is not in what was seen.
     pub(super) fn ask(&mut self, vocabulary: &Vocabulary) -> Option<Choice> {
         let position = self.asked;
         self.asked += 1;
         let is_early = position < self.request.min_tokens;
         let bans = is_early && self.ends(vocabulary).next().is_some();
         let is_plain = self.request.logprobs.is_none() && !bans;
-        is_plain.then(|| self.sampling.choice(position)).flatten()
+        is_plain.then(|| self.sampling.choice(position, &self.history))
     }
 
     /// Chooses the next token and takes it in. Also says whether the answer ends with it.

@@ -1,11 +1,11 @@
 //! What stands between the engine's work and the model: who carries out steps, on whatever computes them.
 
-use super::{config::Config, model::Batch};
+use super::{config::Config, model::Batch, penalties::Change};
 use crate::engine::EngineError;
 use std::fmt::Debug;
 
-/// How the next token is chosen where nothing but the logits counts.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// How the next token is chosen.
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Choice {
     /// What logits are divided by; 0 takes the best token.
     pub(super) temperature: f32,
@@ -17,6 +17,9 @@ pub(super) struct Choice {
     pub(super) min_p: f32,
     /// The draw, from 0 to below 1.
     pub(super) uniform: f64,
+    /// What is done to the logits before; None where nothing is. Where the last token is one that nobody but the
+    /// executor knows, it has been seen, too.
+    pub(super) change: Option<Change>,
 }
 
 /// What a step gave for one wanted row.
@@ -26,20 +29,6 @@ pub(super) enum Given {
     Logits,
     /// Its next token; None if its logits are no numbers.
     Token(Option<u32>),
-}
-
-/// What a step gave for a row, until it is asked for: the token that was chosen, or else its logits.
-pub(super) type Row = Result<Option<u32>, Vec<f32>>;
-
-/// Gives it, as [`Executor::given`] does.
-pub(super) fn give(row: &Row, logits: &mut [f32]) -> Given {
-    match row {
-        Ok(token) => Given::Token(*token),
-        Err(given) => {
-            logits.copy_from_slice(given);
-            Given::Logits
-        }
-    }
 }
 
 /// A model with its keys and values. It carries out steps one after another, as they are begun.
@@ -76,8 +65,8 @@ pub(super) trait Executor: Debug + Send + Sync {
     /// Finishes the step that was begun first.
     fn finish(&mut self) -> Result<(), EngineError>;
 
-    /// What the step that was finished last gave for the `row`-th wanted row; logits are written to
-    /// `logits`. They may be given where a token would do if the executor doesn't run ahead, and never the
+    /// What the step that was finished last gave for the `row`-th wanted row; logits take the place of what is in
+    /// `logits`, which a token leaves alone. They may be given where a token would do if the executor doesn't run ahead, and never the
     /// other way round.
-    fn given(&self, row: usize, logits: &mut [f32]) -> Given;
+    fn given(&self, row: usize, logits: &mut Vec<f32>) -> Given;
 }

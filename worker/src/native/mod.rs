@@ -38,6 +38,7 @@ mod memory;
 mod model;
 mod model_files;
 mod panels;
+mod penalties;
 mod processor;
 mod quantised;
 mod random;

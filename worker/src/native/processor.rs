@@ -72,7 +72,8 @@ impl<N: KvNumber> Executor for Processor<N> {
         Ok(())
     }
 
-    fn given(&self, row: usize, logits: &mut [f32]) -> Given {
+    fn given(&self, row: usize, logits: &mut Vec<f32>) -> Given {
+        logits.resize(self.model.config().vocabulary, 0.0);
         self.logits.copy(row, 0..logits.len(), logits);
         Given::Logits
     }

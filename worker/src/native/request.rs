@@ -287,7 +287,9 @@ fn read_biases(fields: &Fields<'_>) -> Result<Vec<(u32, f32)>, String> {
         || "`logit_bias` is not an object of tokens and numbers from -100 to 100".to_owned();
     let bias = |(token, bias): (&String, &Value)| {
         let bias = bias.as_f64().filter(|bias| (-100.0..=100.0).contains(bias))?;
-        Some((token.parse().ok()?, narrowed(bias)))
+        // As it is written: "05" would be a second name for the token 5.
+        let number: u32 = token.parse().ok().filter(|number: &u32| number.to_string() == *token)?;
+        Some((number, narrowed(bias)))
     };
     value.as_object().ok_or_else(wrong)?.iter().map(bias).collect::<Option<_>>().ok_or_else(wrong)
 }

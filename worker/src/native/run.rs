@@ -156,7 +156,6 @@ impl Work<'_> {
         let waiting = wait(native, outlet);
         executor.finish()?;
         drop(waiting);
-        let vocabulary = executor.config().vocabulary;
         let executor = &**executor;
         // Who ended with the step before has no more answer, and what this one gave is nobody's.
         let answer = |(row, id): (usize, &SequenceId)| Some((row, *id, answers.remove(id)?));
@@ -164,7 +163,8 @@ impl Work<'_> {
         let advanced: Vec<_> = answers
             .into_par_iter()
             .map_init(
-                || vec![0.0; vocabulary],
+                // Where all tokens were chosen elsewhere, none takes memory.
+                Vec::new,
                 |row_logits, (row, id, (index, mut answer))| {
                     let result = match executor.given(row, row_logits) {
                         Given::Logits => answer.advance(row_logits, &native.vocabulary),

@@ -5,13 +5,11 @@
 
 use super::{
     executor::Choice,
+    penalties::{Change, History},
     random::uniform,
     simd::{Loop, vectorized},
 };
-use std::{
-    cmp::Ordering,
-    collections::{HashMap, HashSet},
-};
+use std::cmp::Ordering;
 
 /// How the next token is chosen.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,28 +50,6 @@ impl Default for Sampling {
     }
 }
 
-/// Which tokens were seen, as far as penalties need it.
-#[derive(Clone, Debug, Default)]
-pub(super) struct History {
-    prompt: HashSet<u32>,
-    answer: HashMap<u32, u32>,
-}
-
-impl History {
-    /// What `sampling` needs to know of a prompt.
-    pub(super) fn new(sampling: &Sampling, prompt: &[u32]) -> Self {
-        let prompt = if sampling.is_repetition_penalised() { prompt } else { &[] };
-        Self { prompt: prompt.iter().copied().collect(), answer: HashMap::new() }
-    }
-
-    /// Takes note of a token of the answer.
-    pub(super) fn note(&mut self, sampling: &Sampling, token: u32) {
-        if sampling.is_repetition_penalised() || sampling.is_answer_penalised() {
-            *self.answer.entry(token).or_default() += 1;
-        }
-    }
-}
-
 impl Sampling {
     /// Chooses the answer's token at `position`. Tokens in `banned` are not chosen.
     pub(super) fn choose(
@@ -83,7 +59,9 @@ impl Sampling {
         history: &History,
         banned: &[u32],
     ) -> u32 {
-        self.adjust(logits, history);
+        if let Some(change) = self.change(history) {
+            change.apply(logits);
+        }
         for token in banned {
             if let Some(logit) = logits.get_mut(*token as usize) {
                 *logit = f32::NEG_INFINITY;
@@ -95,48 +73,40 @@ impl Sampling {
         draw(&self.candidates(logits), uniform(self.seed, position as u64))
     }
 
-    /// How the answer's token at `position` is chosen, where nothing but the logits counts.
-    pub(super) fn choice(&self, position: usize) -> Option<Choice> {
-        let is_plain = self.biases.is_empty()
-            && !self.is_repetition_penalised()
-            && !self.is_answer_penalised();
-        is_plain.then(|| Choice {
+    /// How the answer's token at `position` is chosen.
+    pub(super) fn choice(&self, position: usize, history: &History) -> Choice {
+        Choice {
             temperature: self.temperature,
             top_p: self.top_p,
             top_k: self.top_k,
             min_p: self.min_p,
             uniform: uniform(self.seed, position as u64),
-        })
+            change: self.change(history),
+        }
     }
 
-    fn is_repetition_penalised(&self) -> bool {
+    /// Whether tokens of the prompt and the answer count.
+    pub(super) fn is_repetition_penalised(&self) -> bool {
         (self.repetition_penalty - 1.0).abs() > f32::EPSILON
     }
 
-    fn is_answer_penalised(&self) -> bool {
+    /// Whether tokens of the answer count.
+    pub(super) fn is_answer_penalised(&self) -> bool {
         self.frequency_penalty != 0.0 || self.presence_penalty != 0.0
     }
 
-    fn adjust(&self, logits: &mut [f32], history: &History) {
-        for (token, bias) in &self.biases {
-            if let Some(logit) = logits.get_mut(*token as usize) {
-                *logit += bias;
-            }
-        }
-        if self.is_repetition_penalised() {
-            let again = history.answer.keys().filter(|token| !history.prompt.contains(token));
-            for token in history.prompt.iter().chain(again) {
-                let logit = &mut logits[*token as usize];
-                let penalty = self.repetition_penalty;
-                *logit = if 0.0 < *logit { *logit / penalty } else { *logit * penalty };
-            }
-        }
-        if self.is_answer_penalised() {
-            for (token, count) in &history.answer {
-                let penalty = self.frequency_penalty * *count as f32 + self.presence_penalty;
-                logits[*token as usize] -= penalty;
-            }
-        }
+    /// What is done to the logits; None if nothing is.
+    fn change(&self, history: &History) -> Option<Change> {
+        let is_repetition_penalised = self.is_repetition_penalised();
+        let changes =
+            !self.biases.is_empty() || is_repetition_penalised || self.is_answer_penalised();
+        changes.then(|| Change {
+            biases: self.biases.clone(),
+            repetition: if is_repetition_penalised { self.repetition_penalty } else { 1.0 },
+            frequency: self.frequency_penalty,
+            presence: self.presence_penalty,
+            history: history.clone(),
+        })
     }
 
     /// The tokens to draw from and their weights; the best has the weight 1.

@@ -25,6 +25,8 @@
 
 struct Dim3 { unsigned x, y, z; };
 struct alignas(16) uint4 { unsigned x, y, z, w; };
+struct alignas(8) uint2 { unsigned x, y; };
+struct alignas(16) float4 { float x, y, z, w; };
 
 [[noreturn]] inline void give_up(const char *why) {
     fprintf(stderr, "the emulated GPU: %s\n", why);
@@ -209,6 +211,10 @@ inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return
 inline float __uint_as_float(unsigned bits) { float out; memcpy(&out, &bits, 4); return out; }
 inline float __int_as_float(int bits) { return __uint_as_float((unsigned)bits); }
 inline unsigned __float_as_uint(float value) { unsigned out; memcpy(&out, &value, 4); return out; }
+// Rounded at once: what is volatile isn't made one operation with the next.
+inline float __fmul_rn(float a, float b) { volatile float out = a * b; return out; }
+inline float __fadd_rn(float a, float b) { volatile float out = a + b; return out; }
+inline float __fsub_rn(float a, float b) { volatile float out = a - b; return out; }
 inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
     return (unsigned long long)(((unsigned __int128)a * b) >> 64);
 }
@@ -232,12 +238,21 @@ inline Half narrow(float value) {
 
 inline unsigned pack(float first, float second) { return narrow(first) | (unsigned)narrow(second) << 16; }
 
-inline uint4 load8(const Half *from) {
-    if ((uintptr_t)from % 16 != 0) give_up("16 bytes are read from an address that 16 doesn't divide");
-    uint4 out;
-    memcpy(&out, from, 16);
+template <class T> inline T load(const void *from) {
+    if ((uintptr_t)from % sizeof(T) != 0) give_up("several numbers are read from an address that isn't aligned");
+    T out;
+    memcpy(&out, from, sizeof out);
     return out;
 }
+template <class T> inline void store(void *to, T value) {
+    if ((uintptr_t)to % sizeof(T) != 0) give_up("several numbers are written to an address that isn't aligned");
+    memcpy(to, &value, sizeof value);
+}
+inline uint4 load8(const Half *from) { return load<uint4>(from); }
+inline uint2 load4(const Half *from) { return load<uint2>(from); }
+inline float4 load4(const float *from) { return load<float4>(from); }
+inline void store4(Half *to, uint2 four) { store(to, four); }
+inline void store4(float *to, float4 four) { store(to, four); }
 
 // The layout of PTX's mma.m16n8k16, element by element as its manual has it.
 inline void multiply(float (&sum)[4], const unsigned (&left)[4], unsigned right0, unsigned right1) {

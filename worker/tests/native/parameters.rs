@@ -250,6 +250,7 @@ fn a_request_that_makes_no_sense_is_refused_by_the_name_of_its_field() {
         (json!({"prompt": "a", "n": 0}), "`n`"),
         (json!({"prompt": "a", "logprobs": 21}), "21"),
         (json!({"prompt": "a", "logit_bias": [1]}), "logit_bias"),
+        (json!({"prompt": "a", "logit_bias": {"05": 1}}), "logit_bias"),
         (json!({"prompt": "a", "min_tokens": 9, "max_tokens": 3}), "min_tokens"),
         (json!({"prompt": "a", "response_format": {"type": "json_object"}}), "json_object"),
         (json!({"prompt": "a", "tools": [{"type": "function"}]}), "tools"),

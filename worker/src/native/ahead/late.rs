@@ -5,7 +5,7 @@ use crate::{
     engine::{EngineError, Gauge},
     native::{
         config::Config,
-        executor::{Choice, Executor, Given, Row, give},
+        executor::{Choice, Executor, Given},
         model::Batch,
         sampling::{Sampling, best, draw},
     },
@@ -17,6 +17,9 @@ use std::{
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
 };
+
+/// What a step gave for a row, until it is asked for: the token that was chosen, or else its logits.
+type Row = Result<Option<u32>, Vec<f32>>;
 
 /// One that runs ahead.
 #[derive(Debug)]
@@ -46,10 +49,16 @@ impl Late {
     }
 }
 
-fn choose(choice: Choice, logits: &[f32]) -> u32 {
-    let Choice { temperature, top_p, top_k, min_p, uniform } = choice;
+/// Chooses after `last`, if nobody else knows that.
+fn choose(choice: &Choice, last: Option<u32>, logits: &[f32]) -> u32 {
+    let Choice { temperature, top_p, top_k, min_p, uniform, change } = choice.clone();
+    let mut logits = logits.to_vec();
+    if let Some(mut change) = change {
+        last.into_iter().for_each(|token| change.history.see(token));
+        change.apply(&mut logits);
+    }
     let sampling = Sampling { temperature, top_p, top_k, min_p, ..Sampling::default() };
-    if temperature <= 0.0 { best(logits) } else { draw(&sampling.candidates(logits), uniform) }
+    if temperature <= 0.0 { best(&logits) } else { draw(&sampling.candidates(&logits), uniform) }
 }
 
 impl Executor for Late {
@@ -96,12 +105,14 @@ impl Executor for Late {
         self.ahead.fetch_add(batch.unknown.len(), Relaxed);
         self.inner.begin(&batch, choices)?;
         self.inner.finish()?;
-        let mut logits = vec![0.0; self.config().vocabulary];
+        let mut logits = Vec::new();
         let mut give = |(row, choice): (usize, &Option<Choice>)| {
             self.inner.given(row, &mut logits);
             let is_number = logits[best(&logits) as usize].is_finite();
-            let token = |choice| is_number.then(|| choose(choice, &logits));
-            choice.map(token).ok_or_else(|| logits.clone())
+            let own = batch.wanted[row];
+            let last = batch.unknown.iter().any(|(row, _)| *row == own).then(|| batch.tokens[own]);
+            let token = |choice| is_number.then(|| choose(choice, last, &logits));
+            choice.as_ref().map(token).ok_or_else(|| logits.clone())
         };
         self.last = choices.iter().enumerate().map(&mut give).collect();
         self.unfinished.push_back(self.last.clone());
@@ -114,7 +125,13 @@ impl Executor for Late {
         Ok(())
     }
 
-    fn given(&self, row: usize, logits: &mut [f32]) -> Given {
-        give(&self.given[row], logits)
+    fn given(&self, row: usize, logits: &mut Vec<f32>) -> Given {
+        match &self.given[row] {
+            Ok(token) => Given::Token(*token),
+            Err(given) => {
+                logits.clone_from(given);
+                Given::Logits
+            }
+        }
     }
 }

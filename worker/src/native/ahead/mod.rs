@@ -52,11 +52,15 @@ pub(super) fn bodies(more: bool) -> Vec<Value> {
         json!({"temperature": 0.7, "top_k": 5, "n": 2}),
         json!({"temperature": 1.2, "seed": 3, "min_p": 0.1, "max_tokens": 40}),
         json!({"temperature": 1, "stop": ["a", "b", "c", "x"], "max_tokens": 30}),
+        json!({"temperature": 1, "frequency_penalty": 0.5, "presence_penalty": 0.25}),
+        json!({"temperature": 0, "repetition_penalty": 1.3, "max_tokens": 40}),
+        json!({"temperature": 0.8, "repetition_penalty": 0.6, "frequency_penalty": -0.7, "n": 2,
+            "logit_bias": {"5": 4, "9": -100, "40": 3.5, "100000": 1}}),
     ];
     if more {
         ways.extend([
             json!({"temperature": 0, "logprobs": 3}),
-            json!({"temperature": 1, "frequency_penalty": 0.5}),
+            json!({"temperature": 1, "frequency_penalty": 0.5, "logprobs": 1}),
             json!({"temperature": 0, "ignore_eos": false, "min_tokens": 5}),
         ]);
     }

@@ -13,9 +13,56 @@ struct Choice {
     int top_k;
     // The draw: 64 bits behind the point, of which 53 count.
     Mass draw;
-    // Where the token goes.
-    int place, unused;
+    // Where the token goes, and where the one is that only the GPU knows to have been seen; below 0 there is none.
+    int place, last;
+    // What positive logits of tokens seen before are divided by, negative ones multiplied; what is taken off a
+    // logit for each time that its token was generated, and what for all times together.
+    float repetition, frequency, presence;
+    // Where the row's lists begin, in words from the first choice on, and how long they are: biases, with a token and
+    // a number each, tokens of the prompt, and tokens of the answer. Of these each has a token, with a sign where
+    // it is in the prompt, too, and how often it was generated. In each list a token is there once at most.
+    int lists, biases, prompt, answer, unused;
 };
+
+__device__ __forceinline__ void repeat(float *logit, float repetition) {
+    *logit = 0.0f < *logit ? *logit / repetition : *logit * repetition;
+}
+
+// Rounded as on the host, after each operation.
+__device__ __forceinline__ void take_off(float *logit, const Choice &choice, int count) {
+    *logit = __fsub_rn(*logit, __fadd_rn(__fmul_rn(choice.frequency, (float)count), choice.presence));
+}
+
+// Does to a row's logits what penalties and biases do.
+__device__ void change(float *logits, const Choice &choice, const int *words, const int *tokens, int count) {
+    __shared__ int was_in_prompt, was_in_answer;
+    int last = choice.last < 0 ? -1 : tokens[choice.last];
+    if (last < 0 && choice.biases + choice.prompt + choice.answer == 0) return;
+    const int *biases = words + choice.lists, *prompt = biases + 2 * choice.biases, *answer = prompt + choice.prompt;
+    if (threadIdx.x == 0) was_in_prompt = was_in_answer = 0;
+    for (int i = threadIdx.x; i < choice.biases; i += blockDim.x) {
+        unsigned token = biases[2 * i];
+        if (token < (unsigned)count) logits[token] += __int_as_float(biases[2 * i + 1]);
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < choice.prompt; i += blockDim.x) {
+        repeat(logits + prompt[i], choice.repetition);
+        if (prompt[i] == last) was_in_prompt = 1;
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < choice.answer; i += blockDim.x) {
+        int token = answer[2 * i] & 0x7fffffff;
+        if (0 <= answer[2 * i]) repeat(logits + token, choice.repetition);
+        take_off(logits + token, choice, answer[2 * i + 1] + (token == last));
+        if (token == last) was_in_answer = 1;
+    }
+    __syncthreads();
+    if (threadIdx.x == 0 && 0 <= last && !was_in_answer) {
+        if (!was_in_prompt) repeat(logits + last, choice.repetition);
+        take_off(logits + last, choice, 1);
+    }
+    __syncthreads();
+}
 
 struct Ranking {
     const float *logits;
@@ -50,23 +97,64 @@ struct Place {
     unsigned tokens_before;
 };
 
+// Masses and tokens by digit, as they are added up. The first digits of all logits are about four, so that
+// hundreds of threads add to the same few words at once. What a processor of the GPU adds at a stroke is a word
+// of 32 bits, so a mass is added in limbs of 14 bits; and each digit has several sums, one for every so many
+// lanes. Up to 2^20 tokens, which is what the host sees to, no sum runs over.
+struct Tally {
+    static const int limbs = 3, bits = 14, lanes = 4;
+    unsigned masses[limbs][256][lanes], counts[256][lanes];
+
+    __device__ void clear() {
+        for (int i = threadIdx.x; i < 256 * lanes; i += blockDim.x) {
+            for (int limb = 0; limb < limbs; limb++) (&masses[limb][0][0])[i] = 0;
+            (&counts[0][0])[i] = 0;
+        }
+    }
+
+    __device__ void add(unsigned digit, Mass mass) {
+        int lane = threadIdx.x % lanes;
+        atomicAdd(&counts[digit][lane], 1u);
+        // The last limb is what is left of the 41 bits; most tokens have nothing in it.
+        for (int limb = 0; limb < limbs && mass != 0; limb++, mass >>= bits) {
+            unsigned part = limb < limbs - 1 ? (unsigned)mass & ((1u << bits) - 1) : (unsigned)mass;
+            atomicAdd(&masses[limb][digit][lane], part);
+        }
+    }
+
+    __device__ Mass mass(unsigned digit) const {
+        Mass sum = 0;
+        for (int limb = 0; limb < limbs; limb++)
+            for (int lane = 0; lane < lanes; lane++) sum += (Mass)masses[limb][digit][lane] << (limb * bits);
+        return sum;
+    }
+
+    __device__ unsigned count(unsigned digit) const {
+        unsigned sum = 0;
+        for (int lane = 0; lane < lanes; lane++) sum += counts[digit][lane];
+        return sum;
+    }
+};
+
 // Where so much mass, or so many tokens, have been passed. All threads get it; it must be there.
 __device__ Place walk(const Ranking &ranking, Mass target, bool by_count) {
+    __shared__ Tally tally;
     __shared__ Mass masses[256];
     __shared__ unsigned counts[256];
     __shared__ Place place;
     if (threadIdx.x == 0) place.key = 0, place.mass_before = 0, place.tokens_before = 0;
     for (int shift = 24; 0 <= shift; shift -= 8) {
-        for (int i = threadIdx.x; i < 256; i += blockDim.x) masses[i] = 0, counts[i] = 0;
+        tally.clear();
         __syncthreads();
         unsigned prefix = place.key;
         for (int token = threadIdx.x; token < ranking.count; token += blockDim.x) {
             unsigned key = ranking.key(token);
             if (key == 0 || (shift < 24 && key >> (shift + 8) != prefix >> (shift + 8))) continue;
-            unsigned digit = key >> shift & 255;
-            atomicAdd(&counts[digit], 1u);
-            atomicAdd(&masses[digit], ranking.mass_of(ranking.logits[token]));
+            tally.add(key >> shift & 255, ranking.mass_of(ranking.logits[token]));
         }
+        __syncthreads();
+        for (int digit = threadIdx.x; digit < 256; digit += blockDim.x)
+            masses[digit] = tally.mass(digit), counts[digit] = tally.count(digit);
         __syncthreads();
         if (threadIdx.x == 0)
             for (int digit = 255; 0 <= digit; digit--) {
@@ -124,14 +212,18 @@ __device__ int find_token(const Ranking &ranking, Mass target, unsigned key) {
 
 // The sum of all masses.
 __device__ Mass mass_of_all(const Ranking &ranking) {
-    __shared__ Mass sum;
-    if (threadIdx.x == 0) sum = 0;
-    __syncthreads();
-    Mass own = 0;
-    for (int token = threadIdx.x; token < ranking.count; token += blockDim.x) own += ranking.mass(token);
-    atomicAdd(&sum, own);
-    __syncthreads();
-    Mass all = sum;
+    __shared__ Mass sums[32];
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+    Mass all = 0;
+    for (int token = threadIdx.x; token < ranking.count; token += blockDim.x) all += ranking.mass(token);
+    // First among the lanes of each warp, then among the warps.
+    for (int round = 0; round < 2; round++) {
+        for (int apart = 16; 0 < apart; apart /= 2) all += __shfl_xor_sync(ALL_LANES, all, apart);
+        if (round == 1) break;
+        if (lane == 0) sums[warp] = all;
+        __syncthreads();
+        all = lane < warps ? sums[lane] : 0;
+    }
     __syncthreads();
     return all;
 }
@@ -163,9 +255,12 @@ __device__ int best_token(const float *logits, int count) {
     return at;
 }
 
-// A block for each row: its next token, or -1 if its logits are no numbers.
-extern "C" __global__ void choose(const float *all_logits, const Choice *choices, int *tokens, int count) {
-    const float *logits = all_logits + (size_t)blockIdx.x * count;
+// A block for each row: its next token, or -1 if its logits are no numbers. Three blocks fit onto a processor of the
+// GPU, so that a few hundred rows are done at once.
+extern "C" __global__ void __launch_bounds__(512, 3)
+    choose(float *all_logits, const Choice *choices, int *tokens, int count) {
+    float *logits = all_logits + (size_t)blockIdx.x * count;
+    change(logits, choices[blockIdx.x], (const int *)choices, tokens, count);
     Choice choice = choices[blockIdx.x];
     int best = best_token(logits, count);
     bool is_finite = 0 <= best && (__float_as_uint(logits[best]) & 0x7f800000u) != 0x7f800000u;

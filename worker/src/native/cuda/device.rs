@@ -186,6 +186,13 @@ pub(in crate::native) trait Device: Debug + Send + Sync {
     /// since must leave the piece alone.
     fn read_at(&mut self, mark: Mark, from: Memory, bytes: &mut [u8]) -> Result<(), EngineError>;
 
+    /// Fetches pieces, one behind the other, once all that it was told before the mark is done. What it was told
+    /// since must leave them alone.
+    fn fetch_at(&mut self, mark: Mark, pieces: &[Memory]) -> Result<(), EngineError>;
+
+    /// What was fetched last.
+    fn fetched(&self) -> &[u8];
+
     /// Multiplies.
     fn multiply(&mut self, product: &Product) -> Result<(), EngineError>;
 

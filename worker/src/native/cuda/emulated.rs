@@ -22,6 +22,7 @@ pub(super) struct Emulated {
     /// What it is told while it remembers it.
     recording: Option<Vec<u8>>,
     recordings: Vec<Vec<u8>>,
+    fetched: Vec<u8>,
     /// Whether it does.
     pub(super) can_record: bool,
     /// How often it does them again.
@@ -48,9 +49,9 @@ impl Emulated {
             .expect("what was just built starts");
         let input = child.stdin.take().expect("it has one");
         let output = Mutex::new(child.stdout.take().expect("it has one"));
-        let (recording, recordings) = (None, Vec::new());
+        let (recording, recordings, fetched) = (None, Vec::new(), Vec::new());
         let (can_record, replays) = (true, usize::MAX);
-        Some(Self { child, input, output, recording, recordings, can_record, replays })
+        Some(Self { child, input, output, recording, recordings, fetched, can_record, replays })
     }
 
     fn say(&mut self, words: &[&[u8]]) {
@@ -158,6 +159,22 @@ impl Device for Emulated {
         self.say(&[b"r", &address, &length]);
         self.hear(bytes);
         Ok(())
+    }
+
+    fn fetch_at(&mut self, mark: Mark, pieces: &[Memory]) -> Result<(), EngineError> {
+        let mut fetched = vec![0; pieces.iter().map(|piece| piece.bytes).sum()];
+        let mut rest = &mut fetched[..];
+        for piece in pieces {
+            let (own, behind) = rest.split_at_mut(piece.bytes);
+            self.read_at(mark, *piece, own)?;
+            rest = behind;
+        }
+        self.fetched = fetched;
+        Ok(())
+    }
+
+    fn fetched(&self) -> &[u8] {
+        &self.fetched
     }
 
     fn multiply(&mut self, product: &Product) -> Result<(), EngineError> {

@@ -73,6 +73,12 @@ __device__ __forceinline__ void multiply(float (&sum)[4], const unsigned (&left)
 // Eight numbers from an address that 16 divides.
 __device__ __forceinline__ uint4 load8(const Half *from) { return *(const uint4 *)from; }
 
+// Four numbers from an address that 8 divides, or 16 where they have 32 bits; and four to one.
+__device__ __forceinline__ uint2 load4(const Half *from) { return *(const uint2 *)from; }
+__device__ __forceinline__ float4 load4(const float *from) { return *(const float4 *)from; }
+__device__ __forceinline__ void store4(Half *to, uint2 four) { *(uint2 *)to = four; }
+__device__ __forceinline__ void store4(float *to, float4 four) { *(float4 *)to = four; }
+
 #endif
 
 // Sums.
@@ -107,15 +113,66 @@ extern "C" __global__ void embed(const Half *table, const int *tokens, const int
     for (int i = threadIdx.x; i < hidden; i += blockDim.x) out[i] = widen(row[i]);
 }
 
+// How often a thread takes four columns of its row and keeps them.
+#define KEPT 4
+
 // A block for each row: adds a product and a bias to the residual stream, and normalises it. Without
-// `product`, `bias` or `rows` there is nothing to add, or every row is meant.
-extern "C" __global__ void add_and_normalise(float *residual, const Half *product, const float *bias,
-                                             const float *weights, const int *rows, Half *out, int hidden,
-                                             float epsilon) {
+// `product`, `bias` or `rows` there is nothing to add, or every row is meant. No two of `rows` are the same.
+extern "C" __global__ void __launch_bounds__(1024)
+    add_and_normalise(float *__restrict__ residual, const Half *__restrict__ product, const float *__restrict__ bias,
+                      const float *__restrict__ weights, const int *__restrict__ rows, Half *__restrict__ out,
+                      int hidden, float epsilon) {
     __shared__ float scratch[32];
     size_t row = rows ? rows[blockIdx.x] : blockIdx.x;
     float *values = residual + row * hidden;
+    Half *to = out + (size_t)blockIdx.x * hidden;
     float squares = 0.0f;
+    // Which way a row goes depends on the model only.
+    if (hidden % 4 == 0 && hidden <= 4 * KEPT * (int)blockDim.x) {
+        float4 kept[KEPT], weight[KEPT];
+        int first = 4 * threadIdx.x, step = 4 * blockDim.x;
+#pragma unroll
+        for (int k = 0; k < KEPT; k++)
+            if (first + k * step < hidden) kept[k] = load4(values + first + k * step);
+        if (product) {
+#pragma unroll
+            for (int k = 0; k < KEPT; k++)
+                if (first + k * step < hidden) {
+                    uint2 four = load4(product + row * hidden + first + k * step);
+                    kept[k].x += widen((Half)(four.x & 0xffff)), kept[k].y += widen((Half)(four.x >> 16));
+                    kept[k].z += widen((Half)(four.y & 0xffff)), kept[k].w += widen((Half)(four.y >> 16));
+                }
+        }
+        if (bias) {
+#pragma unroll
+            for (int k = 0; k < KEPT; k++)
+                if (first + k * step < hidden) {
+                    float4 four = load4(bias + first + k * step);
+                    kept[k].x += four.x, kept[k].y += four.y, kept[k].z += four.z, kept[k].w += four.w;
+                }
+        }
+#pragma unroll
+        for (int k = 0; k < KEPT; k++)
+            if (first + k * step < hidden) {
+                store4(values + first + k * step, kept[k]);
+                squares += kept[k].x * kept[k].x + kept[k].y * kept[k].y;
+                squares += kept[k].z * kept[k].z + kept[k].w * kept[k].w;
+            }
+        // They are on their way while the block adds up.
+#pragma unroll
+        for (int k = 0; k < KEPT; k++)
+            if (first + k * step < hidden) weight[k] = load4(weights + first + k * step);
+        float scale = 1.0f / sqrtf(sum_of_block(squares, scratch) / hidden + epsilon);
+#pragma unroll
+        for (int k = 0; k < KEPT; k++)
+            if (first + k * step < hidden) {
+                uint2 four;
+                four.x = pack(kept[k].x * scale * weight[k].x, kept[k].y * scale * weight[k].y);
+                four.y = pack(kept[k].z * scale * weight[k].z, kept[k].w * scale * weight[k].w);
+                store4(to + first + k * step, four);
+            }
+        return;
+    }
     for (int i = threadIdx.x; i < hidden; i += blockDim.x) {
         float value = values[i];
         if (product) value += widen(product[row * hidden + i]);
@@ -124,7 +181,6 @@ extern "C" __global__ void add_and_normalise(float *residual, const Half *produc
         squares += value * value;
     }
     float scale = 1.0f / sqrtf(sum_of_block(squares, scratch) / hidden + epsilon);
-    Half *to = out + (size_t)blockIdx.x * hidden;
     for (int i = threadIdx.x; i < hidden; i += blockDim.x) to[i] = narrow(values[i] * scale * weights[i]);
 }
 
@@ -234,7 +290,10 @@ struct Task {
 // of the values two pairs of rows likewise. Neither order of columns nor of positions matters to a sum, as
 // long as both sides have the same: so everything comes from memory as it is multiplied, and nothing is
 // handed between lanes but what the softmax needs.
-extern "C" __global__ void __launch_bounds__(128, HEAD_DIM <= 128 ? 3 : 2)
+//
+// With more than 64 floats to a head two blocks to a processor of the GPU are enough: then there are registers for
+// all loads of a block of keys or values to be under way at once, which three blocks of a load or two are not worth.
+extern "C" __global__ void __launch_bounds__(128, HEAD_DIM <= 64 ? 3 : 2)
     attend(const Half *queries, const Half *keys, const Half *values, const int *tables, const Task *tasks,
            int count, Half *out, float *parts, float *part_sums, int kv_heads, int window) {
     const int chunks = HEAD_PAD / 32, strips = (HEAD_DIM + 7) / 8;
@@ -318,18 +377,14 @@ extern "C" __global__ void __launch_bounds__(128, HEAD_DIM <= 128 ? 3 : 2)
             share[i][2] = pack(score[2 * i + 1][0], score[2 * i + 1][1]);
             share[i][3] = pack(score[2 * i + 1][2], score[2 * i + 1][3]);
         }
+        // What lies behind the last position may be no number, and no number times 0 is none.
+        unsigned kept[4];
+        for (int i = 0; i < 4; i++)
+            kept[i] = task.to <= first + 2 * i ? 0 : task.to == first + 2 * i + 1 ? 0xffff : 0xffffffff;
         for (int strip = 0; strip < strips; strip++) {
             uint4 four = load8(values + at + (strip * 8 + g) * BLOCK + t * 8);
-            if (task.to < block * BLOCK + BLOCK) {
-                // What lies behind the last position may be no number, and no number times 0 is none.
-                unsigned *words = &four.x;
-                for (int i = 0; i < 4; i++) {
-                    if (task.to <= first + 2 * i) words[i] = 0;
-                    else if (task.to == first + 2 * i + 1) words[i] &= 0xffff;
-                }
-            }
-            multiply(sum[strip], share[0], four.x, four.y);
-            multiply(sum[strip], share[1], four.z, four.w);
+            multiply(sum[strip], share[0], four.x & kept[0], four.y & kept[1]);
+            multiply(sum[strip], share[1], four.z & kept[2], four.w & kept[3]);
         }
     }
     for (int side = 0; side < 2; side++) {

@@ -11,11 +11,13 @@ use std::{
 /// Folders of the worker's user to look in first, as `PATH` is written.
 const FOLDERS: &str = "PIECEWORK_CUDA_LIBRARIES";
 
-/// Where toolkits and systems have libraries. A star stands for any part of a name.
-const SYSTEM: [&str; 6] = [
+/// Where toolkits, conda and systems have libraries. A star stands for any part of a name.
+const SYSTEM: [&str; 8] = [
     "/usr/local/cuda*/lib64",
     "/usr/local/cuda*/targets/*/lib",
     "/opt/cuda*/lib64",
+    "/opt/*conda*/lib",
+    "/root/*conda*/lib",
     "/usr/lib/x86_64-linux-gnu",
     "/usr/lib/aarch64-linux-gnu",
     "/usr/lib64",
@@ -32,6 +34,14 @@ const PYTHONS: [&str; 8] = [
     "/root/*/lib/python3*/site-packages",
     "/workspace/*/lib/python3*/site-packages",
 ];
+
+/// Where hosts put the driver's library without telling the loader: what images say of it in their environment a
+/// session by SSH doesn't have.
+const DRIVERS: [&str; 4] =
+    ["/usr/local/nvidia/lib64", "/usr/local/nvidia/lib", "/usr/lib/wsl/lib", "/opt/nvidia/lib64"];
+
+/// Where the loader is told of more folders.
+const LOADER: [&str; 2] = ["/etc/ld.so.conf", "/etc/ld.so.conf.d"];
 
 /// What is opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,12 +63,37 @@ fn folders() -> Vec<PathBuf> {
     let mut folders: Vec<PathBuf> = listed(FOLDERS).unwrap_or_default();
     folders.extend(listed("LD_LIBRARY_PATH").unwrap_or_default());
     let own = ["VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONUSERBASE"];
-    let own = own.iter().filter_map(|name| env::var(name).ok());
-    let own: Vec<String> = own.map(|root| format!("{root}/lib/python3*/site-packages")).collect();
+    let own: Vec<String> = own.iter().filter_map(|name| env::var(name).ok()).collect();
+    // Conda's own packages lie beside Python's folder.
+    folders.extend(own.iter().flat_map(|root| matching(&format!("{root}/lib"))));
+    let own: Vec<String> =
+        own.iter().map(|root| format!("{root}/lib/python3*/site-packages")).collect();
     let pythons = own.iter().map(String::as_str).chain(PYTHONS);
     folders.extend(pythons.flat_map(|root| matching(&format!("{root}/nvidia/*/lib"))));
     folders.extend(SYSTEM.iter().flat_map(|pattern| matching(pattern)));
+    folders.extend(DRIVERS.map(PathBuf::from));
+    folders.extend(LOADER.iter().flat_map(|path| told_to_loader(Path::new(path))));
     folders
+}
+
+/// The driver's library, where it lies in one of the places that the loader may not know.
+pub(super) fn driver() -> Option<PathBuf> {
+    driver_in(&DRIVERS.map(PathBuf::from))
+}
+
+fn driver_in(folders: &[PathBuf]) -> Option<PathBuf> {
+    folders.iter().map(|folder| folder.join("libcuda.so.1")).find(|path| path.is_file())
+}
+
+/// The folders that a file of the loader's names, or all files in a folder of such.
+fn told_to_loader(path: &Path) -> Vec<PathBuf> {
+    if let Ok(entries) = fs::read_dir(path) {
+        let files = entries.flatten().map(|entry| entry.path()).filter(|path| path.is_file());
+        return files.flat_map(|file| told_to_loader(&file)).collect();
+    }
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let lines = text.lines().map(str::trim).filter(|line| line.starts_with('/'));
+    lines.map(PathBuf::from).collect()
 }
 
 fn find_in(folders: &[PathBuf], major: u32) -> Result<Libraries, EngineError> {
@@ -78,7 +113,7 @@ fn find_in(folders: &[PathBuf], major: u32) -> Result<Libraries, EngineError> {
         };
         return Err(EngineError::machine(format!(
             "{missing} of CUDA 12 to {major} can't be found on this machine: take an image that has \
-             them, such as nvidia/cuda:12.4.1-runtime-ubuntu22.04 or PyTorch's, install the Python packages \
+             them, such as nvidia/cuda:12.6.3-runtime-ubuntu24.04 or PyTorch's, install the Python packages \
              nvidia-cublas-cu12 and nvidia-cuda-nvrtc-cu12, or name their folders in {FOLDERS}"
         )));
     };
@@ -138,6 +173,30 @@ mod tests {
     fn stars_stand_for_parts_of_names() {
         assert!(fits("cuda*", "cuda-12.9") && fits("*venv*", "my.venv") && fits("*", ""));
         assert!(!fits("cuda*", "my-cuda") && !fits("lib64", "lib") && !fits("a*b", "abc"));
+    }
+
+    #[test]
+    fn folders_that_the_loader_is_told_of_are_looked_in() {
+        let root = tempfile::tempdir().expect("a folder");
+        let (file, folder) = (root.path().join("ld.so.conf"), root.path().join("ld.so.conf.d"));
+        fs::create_dir(&folder).expect("it is new");
+        fs::write(&file, "include /etc/ld.so.conf.d/*.conf\n/opt/some\n").expect("there is room");
+        fs::write(folder.join("nvidia.conf"), "# the driver's\n  /usr/local/nvidia/lib64\n")
+            .expect("there is room");
+        assert_eq!(told_to_loader(&file), [Path::new("/opt/some")]);
+        assert_eq!(told_to_loader(&folder), [Path::new("/usr/local/nvidia/lib64")]);
+        assert!(told_to_loader(&root.path().join("none")).is_empty());
+    }
+
+    #[test]
+    fn a_driver_that_the_loader_doesnt_know_is_found() {
+        let root = tempfile::tempdir().expect("a folder");
+        let folders = ["one", "two"].map(|name| root.path().join(name));
+        folders.iter().for_each(|folder| fs::create_dir(folder).expect("it is new"));
+        assert_eq!(driver_in(&folders), None);
+        let library = folders[1].join("libcuda.so.1");
+        fs::write(&library, "").expect("there is room");
+        assert_eq!(driver_in(&folders), Some(library));
     }
 
     #[test]

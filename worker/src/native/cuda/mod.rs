@@ -43,6 +43,7 @@ use self::{
 use super::{config::Config, scheduler::Bounds, tensor::Tensors};
 use crate::engine::EngineError;
 use candle_core::quantized::GgmlDType;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use wire::Precision;
 
 /// Opens a GPU for a shape of model.
@@ -50,12 +51,25 @@ pub(super) type Open<'a> = &'a (dyn Fn(Shape) -> Result<Box<dyn Device>, EngineE
 
 /// Opens the machine's first GPU, whatever the model.
 pub(super) fn find(precision: Option<Precision>) -> Result<Card, EngineError> {
-    if precision == Some(Precision::F32) { Err(no_f32()) } else { Card::open() }
+    if precision == Some(Precision::F32) { Err(no_f32()) } else { guarded(Card::open) }
 }
 
 /// Opens the machine's first GPU.
 pub(super) fn open(shape: Shape) -> Result<Box<dyn Device>, EngineError> {
-    Ok(Box::new(Driver::open(shape)?))
+    Ok(Box::new(guarded(|| Driver::open(shape))?))
+}
+
+/// Opens what needs CUDA's libraries to be whole. Where one can't be loaded after all, or lacks a function, who
+/// calls it for us panics; that is the machine's fault, and another machine's libraries are others.
+fn guarded<T>(open: impl FnOnce() -> Result<T, EngineError>) -> Result<T, EngineError> {
+    catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|panic| {
+        let said = panic.downcast_ref::<String>().map(String::as_str);
+        let said = said.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no more is known");
+        Err(EngineError::machine(format!(
+            "CUDA's libraries on this machine are broken or incomplete ({said}): take another image, or \
+             another machine"
+        )))
+    })
 }
 
 /// Loads a model onto a GPU.

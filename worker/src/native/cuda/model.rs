@@ -11,13 +11,13 @@ use crate::{
     engine::EngineError,
     native::{
         config::Config,
-        executor::{Choice, Executor, Given, Row, give},
+        executor::{Choice, Executor, Given},
         kv_cache::BLOCK,
         model::Batch,
         scheduler::Bounds,
     },
 };
-use std::collections::VecDeque;
+use std::{collections::VecDeque, ops::Range};
 
 /// Threads of a block that goes over a row.
 const THREADS: usize = 256;
@@ -25,12 +25,18 @@ const THREADS: usize = 256;
 /// Warps of a block where each has work of its own, as `kernels.cu` has it for attention.
 const WARPS: usize = 4;
 
+/// Columns of a row that a thread keeps while the row is normalised, as `kernels.cu` has it.
+const COLUMNS: usize = 16;
+
 /// Of the memory that is left, keys and values leave one part in this: products take some for themselves
 /// when they are first used, and recorded steps when they are first replayed.
 const LEFT: u64 = 16;
 
 /// Bytes that they leave at least, where those are no more than a quarter.
 const LEFT_AT_LEAST: u64 = 1 << 30;
+
+/// Tokens that `choosing.cu` adds up without running over.
+const MOST_TOKENS: usize = 1 << 20;
 
 /// A model in a GPU's memory.
 #[derive(Debug)]
@@ -47,7 +53,9 @@ pub(in crate::native) struct Gpu {
     unfinished: VecDeque<Unfinished>,
     /// Which half of the chosen tokens is the last step's.
     turn: usize,
-    given: Vec<Row>,
+    /// What the step that was finished last gave: a token, if there is one, or else which of the rows of logits
+    /// that were fetched.
+    given: Vec<Result<Option<u32>, usize>>,
 }
 
 /// A step that was begun.
@@ -70,6 +78,13 @@ impl Gpu {
         weights: Weights,
         bounds: Bounds,
     ) -> Result<Self, EngineError> {
+        if MOST_TOKENS < config.vocabulary {
+            return Err(EngineError::work(format!(
+                "the model has {} tokens, and on a GPU the native engine chooses among {MOST_TOKENS} at \
+                 most: take another engine, or ask for the CPU",
+                config.vocabulary
+            )));
+        }
         let buffers = Buffers::new(&mut *device, &config, shape, bounds)?;
         Ok(Self {
             device,
@@ -145,7 +160,8 @@ impl Gpu {
             self.config.hidden.into(),
             self.config.epsilon.into(),
         ];
-        self.run("add_and_normalise", [count, 1], THREADS, &arguments)
+        let threads = self.config.hidden.div_ceil(COLUMNS).next_multiple_of(32).min(1024);
+        self.run("add_and_normalise", [count, 1], threads, &arguments)
     }
 
     /// Finds the angles of all rows' positions.
@@ -276,20 +292,29 @@ impl Gpu {
         self.device.read_at(*done, *tokens, &mut chosen)?;
         self.given.clear();
         let (chosen, _) = chosen.as_chunks::<WORD>();
+        let row_bytes = self.config.vocabulary * WORD;
+        // Rows that lie one behind the other are one piece.
+        let (mut pieces, mut rows): (Vec<Range<usize>>, usize) = (Vec::new(), 0);
         for (row, (chooses, token)) in chooses.iter().zip(chosen).enumerate() {
-            let given = if *chooses {
-                Ok(u32::try_from(i32::from_le_bytes(*token)).ok())
-            } else {
-                assert!(self.unfinished.is_empty(), "no step goes over logits that are wanted");
-                let mut bytes = vec![0; self.config.vocabulary * WORD];
-                let own = self.buffers.logits.part(row * bytes.len(), bytes.len());
-                self.device.read_at(*done, own, &mut bytes)?;
-                let (words, _) = bytes.as_chunks::<WORD>();
-                Err(words.iter().map(|word| f32::from_le_bytes(*word)).collect())
-            };
-            self.given.push(given);
+            if *chooses {
+                self.given.push(Ok(u32::try_from(i32::from_le_bytes(*token)).ok()));
+                continue;
+            }
+            self.given.push(Err(rows));
+            rows += 1;
+            match pieces.last_mut() {
+                Some(piece) if piece.end == row => piece.end += 1,
+                _ => pieces.push(row..row + 1),
+            }
         }
-        Ok(())
+        if pieces.is_empty() {
+            return Ok(());
+        }
+        assert!(self.unfinished.is_empty(), "no step goes over logits that are wanted");
+        let logits = self.buffers.logits;
+        let part =
+            |rows: &Range<usize>| logits.part(rows.start * row_bytes, rows.len() * row_bytes);
+        self.device.fetch_at(*done, &pieces.iter().map(part).collect::<Vec<_>>())
     }
 }
 
@@ -351,7 +376,16 @@ impl Executor for Gpu {
         self.bring(&step)
     }
 
-    fn given(&self, row: usize, logits: &mut [f32]) -> Given {
-        give(&self.given[row], logits)
+    fn given(&self, row: usize, logits: &mut Vec<f32>) -> Given {
+        match self.given[row] {
+            Ok(token) => Given::Token(token),
+            Err(row) => {
+                let bytes = self.config.vocabulary * WORD;
+                let (words, _) = self.device.fetched()[row * bytes..][..bytes].as_chunks::<WORD>();
+                logits.clear();
+                logits.extend(words.iter().map(|word| f32::from_le_bytes(*word)));
+                Given::Logits
+            }
+        }
     }
 }

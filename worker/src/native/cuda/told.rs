@@ -3,7 +3,7 @@
 use super::{
     device::{Memory, Shape},
     plan::{self, Attention, Merge, Sizes, Task},
-    words::{Words, choice_words, signed},
+    words::{Words, add_lists, choice_words, signed},
 };
 use crate::native::{config::Config, executor::Choice, model::Batch};
 use std::ops::Range;
@@ -76,7 +76,7 @@ pub(super) fn lay(
         window.map(|window| plan::attention(batch, shape, window)).unwrap_or_default()
     });
     let sizes = plan::sizes(batch, &attention);
-    let mut choices = choices.to_vec();
+    let mut choices: Vec<_> = choices.iter().map(Option::as_ref).collect();
     let mut chooses = choices.iter().any(Option::is_some);
     if let Some(Sizes { rows: count, tasks }) = sizes {
         rows.tokens.resize(count, 0);
@@ -89,6 +89,11 @@ pub(super) fn lay(
             attention.merges.resize(if count < tasks { count } else { 0 }, Merge::default());
         }
     }
+    // A wanted row's own token is its sequence's last. Where that is one of those that the step before chose, nobody
+    // else knows it.
+    let own = |row: usize| batch.wanted.get(row).map(|row| rows.tokens[*row]);
+    let last = |row: usize| own(row).and_then(|token| usize::try_from(-1 - token).ok());
+    let last: Vec<_> = (0..choices.len()).map(last).collect();
     let mut words = Words::default();
     let count = rows.tokens.len();
     let [tokens, positions, slots] =
@@ -96,13 +101,15 @@ pub(super) fn lay(
     let wanted_rows = batch.wanted.iter().filter(|_| sizes.is_none());
     let wanted_rows = words.add(wanted_rows.map(|row| signed(*row)));
     let wanted = choices.len();
-    let choices = choices.iter().zip(place..);
-    let choices = words.add(choices.flat_map(|(choice, place)| choice_words(*choice, place)));
+    let each = choices.iter().zip(last).zip(place..);
+    let choice_place =
+        words.add(each.flat_map(|((choice, last), place)| choice_words(*choice, place, last)));
     let tiles = attention.map(|Attention { tasks, merges, .. }| {
         (words.add(tasks.into_iter().flatten()), words.add(merges.into_iter().flatten()))
     });
-    // Last, as only their length isn't among the sizes.
+    // Last, as only their length isn't among the sizes; but for lists, which rows look up by themselves.
     let tables = words.add(rows.tables);
+    add_lists(&mut words, &choices, &choice_place);
     let layout = Layout {
         sizes,
         rows: count,
@@ -112,7 +119,7 @@ pub(super) fn lay(
         positions,
         slots,
         wanted_rows,
-        choices,
+        choices: choice_place,
         tables,
         tiles,
     };

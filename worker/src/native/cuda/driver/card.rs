@@ -25,7 +25,11 @@ impl Card {
     /// Opens the machine's first GPU, and CUDA's libraries.
     pub(in crate::native) fn open() -> Result<Self, EngineError> {
         // SAFETY: opening the driver's library runs nothing but its own start.
-        if !unsafe { sys::is_culib_present() } {
+        let is_there = || unsafe { sys::is_culib_present() };
+        // Once it is open, it is found under its own name.
+        let elsewhere = || libraries::driver().is_some_and(|path| open_library(&path).is_ok());
+        let is_found = is_there() || (elsewhere() && is_there());
+        if !is_found {
             return Err(EngineError::machine(
                 "there is no NVIDIA driver on this machine (libcuda.so.1 isn't found), and the job asks \
                  for CUDA: take a machine with an NVIDIA GPU, or ask for the CPU",

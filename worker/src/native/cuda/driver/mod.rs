@@ -6,6 +6,7 @@
 #![expect(unsafe_code, reason = "CUDA's libraries are C, and here is where they are called")]
 
 mod card;
+mod fetched;
 mod products;
 mod recordings;
 
@@ -14,6 +15,7 @@ pub(in crate::native) use card::Card;
 pub(super) use card::open_nvrtc;
 
 use self::{
+    fetched::Fetched,
     products::{Known, Products, WORKSPACE},
     recordings::Recordings,
 };
@@ -44,8 +46,8 @@ const SOURCE: &str = concat!(
 );
 
 /// Bytes that are written without waiting for the GPU, at most: more than a step is told, but for one of
-/// very long contexts.
-const STAGED: usize = 4 << 20;
+/// very long contexts, or of very many tokens that are penalised.
+const STAGED: usize = 16 << 20;
 
 /// A GPU.
 pub(super) struct Driver {
@@ -63,6 +65,7 @@ pub(super) struct Driver {
     _module: Arc<CudaModule>,
     products: Products,
     recordings: Recordings,
+    fetched: Fetched,
     workspace: Memory,
     /// Where each piece of memory ends, by where it begins.
     allocated: BTreeMap<u64, u64>,
@@ -121,6 +124,7 @@ impl Driver {
             _module: module,
             products: Products { handle, known: HashMap::new() },
             recordings: Recordings::default(),
+            fetched: Fetched::default(),
             workspace: Memory { address: 0, bytes: 0 },
             allocated: BTreeMap::new(),
         };
@@ -133,6 +137,13 @@ impl Driver {
         let end = memory.address + memory.bytes as u64;
         let own = self.allocated.range(..=memory.address).next_back();
         own.is_some_and(|(_, own_end)| end <= *own_end)
+    }
+
+    fn wait_for(&self, mark: Mark) -> Result<(), EngineError> {
+        assert!(self.marks < mark.0 + 2, "a mark is one of the last two");
+        self.bind()?;
+        let done = self.marked[mark.0 % 2].synchronize();
+        done.map_err(|error| failed("carry out a step", error))
     }
 
     fn bind(&self) -> Result<(), EngineError> {
@@ -199,10 +210,8 @@ impl Device for Driver {
 
     fn read_at(&mut self, mark: Mark, from: Memory, bytes: &mut [u8]) -> Result<(), EngineError> {
         assert!(bytes.len() <= from.bytes && self.is_own(from), "what is read is there");
-        assert!(self.marks < mark.0 + 2, "a mark is one of the last two");
-        self.bind()?;
+        self.wait_for(mark)?;
         let failed = |error: DriverError| failed("carry out a step", error);
-        self.marked[mark.0 % 2].synchronize().map_err(failed)?;
         if bytes.is_empty() {
             return Ok(());
         }
@@ -211,6 +220,17 @@ impl Device for Driver {
         unsafe { result::memcpy_dtoh_async(bytes, from.address, self.reading.cu_stream()) }
             .map_err(failed)?;
         self.reading.synchronize().map_err(failed)
+    }
+
+    fn fetch_at(&mut self, mark: Mark, pieces: &[Memory]) -> Result<(), EngineError> {
+        assert!(pieces.iter().all(|piece| self.is_own(*piece)), "what is fetched is there");
+        self.wait_for(mark)?;
+        let fetched = self.fetched.fetch(pieces, &self.reading);
+        fetched.map_err(|error| failed("give its logits to the computer", error))
+    }
+
+    fn fetched(&self) -> &[u8] {
+        self.fetched.bytes()
     }
 
     fn multiply(&mut self, product: &Product) -> Result<(), EngineError> {
@@ -331,6 +351,7 @@ impl Drop for Driver {
         self.stream.synchronize().unwrap_or_default();
         self.reading.synchronize().unwrap_or_default();
         self.recordings.free();
+        self.fetched.free();
         for known in self.products.known.values() {
             // SAFETY: they were made, are freed once, and no product is under way.
             unsafe {

@@ -69,13 +69,23 @@ impl Known {
         let (weights, input) = (layout(half, depth, columns)?, layout(half, depth, rows)?);
         let output = layout(if is_wide { wide } else { half }, columns, rows)?;
         let preference = lt::create_matmul_pref()?;
-        // SAFETY: the attribute is a size, and is copied; all descriptors were just made.
+        // A depth that is split up has its parts added in 32 bits, not in the output's 16.
+        let reduction = lt_sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+        let reduction = reduction as u32;
+        // SAFETY: one attribute is a size, the other an integer of 32 bits, and both are copied; all descriptors
+        // were just made.
         let found = unsafe {
             lt::set_matmul_pref_attribute(
                 preference,
                 lt_sys::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                 ptr::from_ref(&WORKSPACE).cast(),
                 size_of_val(&WORKSPACE),
+            )?;
+            lt::set_matmul_pref_attribute(
+                preference,
+                lt_sys::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+                ptr::from_ref(&reduction).cast(),
+                size_of_val(&reduction),
             )?;
             let found = lt::get_matmul_algo_heuristic(
                 handle, product, weights, input, output, output, preference,

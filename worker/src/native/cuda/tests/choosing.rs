@@ -1,21 +1,28 @@
 //! Tokens chosen by the GPU.
 
-use super::{gpus, noise, word_bytes};
-use crate::native::{
-    config::Config,
-    cuda::{
-        device::{Half, Memory, Shape},
-        model::Gpu,
-        weights::Weights,
+use super::{Opener, gpus, noise, word_bytes};
+use crate::{
+    engine::EngineError,
+    native::{
+        config::Config,
+        cuda::{
+            device::{Half, Memory, Shape},
+            model::Gpu,
+            weights::Weights,
+        },
+        executor::{Choice, Executor, Given},
+        model::Batch,
+        penalties::History,
+        rope::{Rope, Scaling},
+        sampling::Sampling,
+        scheduler::Bounds,
     },
-    executor::{Executor, Given},
-    model::Batch,
-    rope::{Rope, Scaling},
-    sampling::{History, Sampling},
-    scheduler::Bounds,
 };
 
-const ROWS: usize = 40;
+pub(super) const ROWS: usize = 40;
+
+/// Those whose logits are wanted.
+const READ: [usize; 4] = [7, 8, 20, 39];
 
 fn config(vocabulary: usize) -> Config {
     Config {
@@ -57,7 +64,7 @@ fn samplings() -> Vec<Sampling> {
 }
 
 /// Rows of logits: smooth, with many equal ones, with some that are none, and with none at all.
-fn logits(vocabulary: usize, row: usize) -> Vec<f32> {
+pub(super) fn logits(vocabulary: usize, row: usize) -> Vec<f32> {
     let mut logits = noise(row as u64, vocabulary);
     for (at, logit) in logits.iter_mut().enumerate() {
         *logit = match row % 4 {
@@ -72,39 +79,52 @@ fn logits(vocabulary: usize, row: usize) -> Vec<f32> {
     logits
 }
 
+/// A model that only chooses tokens; None without that GPU.
+pub(super) fn model(vocabulary: usize, open: &Opener) -> Option<Result<Gpu, EngineError>> {
+    let shape = Shape { head_dim: 32, group: 1, half: Half::Bf16 };
+    let device = open(shape)?;
+    let nothing = Memory { address: 0, bytes: 0 };
+    let weights = Weights {
+        embedding: nothing,
+        output: nothing,
+        norm: nothing,
+        frequencies: nothing,
+        layers: Vec::new(),
+        bytes: 0,
+    };
+    let bounds = Bounds { sequences: ROWS, tokens: 128 };
+    Some(Gpu::new(device, config(vocabulary), shape, weights, bounds))
+}
+
+/// Chooses a token for each row of the logits that are there.
+pub(super) fn choose(gpu: &mut Gpu, batch: &Batch, choices: &[Option<Choice>]) {
+    let told = gpu.tell(batch, choices).unwrap();
+    gpu.choose(&told).unwrap();
+    gpu.end(choices).unwrap();
+    gpu.finish().unwrap();
+}
+
 #[test]
 fn tokens_are_those_that_the_processor_chooses() {
     for (name, open) in gpus("tokens_are_those_that_the_processor_chooses") {
         for vocabulary in [1, 33, 1000, 5001] {
-            let shape = Shape { head_dim: 32, group: 1, half: Half::Bf16 };
-            let Some(device) = open(shape) else { return };
-            let nothing = Memory { address: 0, bytes: 0 };
-            let weights = Weights {
-                embedding: nothing,
-                output: nothing,
-                norm: nothing,
-                frequencies: nothing,
-                layers: Vec::new(),
-                bytes: 0,
-            };
-            let bounds = Bounds { sequences: ROWS, tokens: 128 };
-            let mut gpu = Gpu::new(device, config(vocabulary), shape, weights, bounds).unwrap();
+            let Some(gpu) = model(vocabulary, &open) else { return };
+            let mut gpu = gpu.unwrap();
             let all: Vec<f32> = (0..ROWS).flat_map(|row| logits(vocabulary, row)).collect();
             gpu.device.write(gpu.buffers.logits, &word_bytes(&all)).unwrap();
             for samplings in samplings().chunks(ROWS) {
-                let mut choices: Vec<_> =
-                    samplings.iter().map(|sampling| sampling.choice(5)).collect();
-                // One whose logits are wanted is no trouble to the others.
-                choices[7] = None;
-                let told = gpu.tell(&Batch::default(), &choices).unwrap();
-                gpu.choose(&told).unwrap();
-                gpu.end(&choices).unwrap();
-                gpu.finish().unwrap();
+                let choice = |sampling: &Sampling| Some(sampling.choice(5, &History::default()));
+                let mut choices: Vec<_> = samplings.iter().map(choice).collect();
+                // Those whose logits are wanted are no trouble to the others.
+                for row in READ {
+                    choices[row] = None;
+                }
+                choose(&mut gpu, &Batch::default(), &choices);
                 for (row, sampling) in samplings.iter().enumerate() {
                     let mut own = logits(vocabulary, row);
-                    let mut given = vec![0.0; vocabulary];
+                    let mut given = Vec::new();
                     let got = gpu.given(row, &mut given);
-                    if row == 7 {
+                    if READ.contains(&row) {
                         assert_eq!((got, given), (Given::Logits, own));
                         continue;
                     }
@@ -119,5 +139,36 @@ fn tokens_are_those_that_the_processor_chooses() {
                 }
             }
         }
+    }
+}
+
+/// So many tokens of about the same probability fall on one digit that sums come near to what they hold.
+#[test]
+fn many_tokens_of_one_kind_are_added_up_in_full() {
+    let vocabulary = 150_000;
+    for (name, open) in gpus("many_tokens_of_one_kind_are_added_up_in_full") {
+        let Some(gpu) = model(vocabulary, &open) else { return };
+        let mut gpu = gpu.unwrap();
+        let logits: Vec<f32> = noise(1, vocabulary).iter().map(|at| 5.0 + at / 1024.0).collect();
+        gpu.device.write(gpu.buffers.logits, &word_bytes(&logits.repeat(4))).unwrap();
+        let limits = [(0, 0.9), (0, 0.3), (100_000, 1.0), (120_000, 0.7)];
+        let samplings =
+            limits.map(|(top_k, top_p)| Sampling { top_k, top_p, ..Sampling::default() });
+        let choice = |sampling: &Sampling| Some(sampling.choice(5, &History::default()));
+        choose(&mut gpu, &Batch::default(), &samplings.each_ref().map(choice));
+        for (row, sampling) in samplings.iter().enumerate() {
+            let wanted = sampling.choose(&mut logits.clone(), 5, &History::default(), &[]);
+            let got = gpu.given(row, &mut Vec::new());
+            assert_eq!(got, Given::Token(Some(wanted)), "{name}, {sampling:?}");
+        }
+    }
+}
+
+#[test]
+fn a_model_of_more_tokens_than_are_added_up_is_refused() {
+    for (_, open) in gpus("a_model_of_more_tokens_than_are_added_up_is_refused") {
+        let Some(gpu) = model((1 << 20) + 1, &open) else { return };
+        let error = gpu.unwrap_err();
+        assert!(error.reason.contains("1048577 tokens"), "{error}");
     }
 }

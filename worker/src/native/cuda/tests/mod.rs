@@ -4,6 +4,7 @@
 mod attending;
 mod choosing;
 mod compiling;
+mod penalising;
 mod replaying;
 mod whole;
 
@@ -11,8 +12,11 @@ use super::{
     device::{Device, Half, Memory, Shape},
     driver::Driver,
     emulated::{Emulated, skipped},
+    guarded,
 };
+use crate::engine::EngineError;
 use half::{bf16, f16};
+use wire::Fault;
 
 /// Opens a GPU for a shape of model.
 pub(super) type Opener = Box<dyn Fn(Shape) -> Option<Box<dyn Device>> + Sync>;
@@ -38,6 +42,15 @@ fn gpus(test: &'static str) -> Vec<(&'static str, Opener)> {
         }
     }
     gpus
+}
+
+#[test]
+fn a_library_that_isnt_whole_is_its_machines_fault() {
+    let lacks: fn() -> Result<(), EngineError> = || panic!("no symbol {}", "cublasLtMatmul");
+    let error = guarded(lacks).unwrap_err();
+    assert_eq!(error.fault, Fault::Machine);
+    assert!(error.reason.contains("incomplete (no symbol cublasLtMatmul)"), "{error}");
+    guarded(|| Ok(())).unwrap();
 }
 
 /// Numbers from -1 to 1.

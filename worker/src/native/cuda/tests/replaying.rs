@@ -16,8 +16,9 @@ use crate::{
         },
         executor::{Choice, Executor, Given},
         model_files::ModelFiles,
+        penalties::{Change, History},
         random::uniform,
-        sampling::best,
+        sampling::{Sampling, best},
         scheduler::{Bounds, Scheduler, Step},
         small_model::SmallModel,
     },
@@ -50,10 +51,14 @@ fn load(path: &Path, open: &(dyn Fn(Shape) -> Opened + Sync)) -> Option<Gpu> {
 /// Answers prompts on two GPUs, which must give the same at each step. Returns how many there were.
 fn answer_alike(gpus: &mut [Gpu; 2], who: &str) -> usize {
     let mut scheduler = Scheduler::new(BOUNDS, Blocks::new(BLOCKS, true));
-    let mut left = HashMap::new();
+    let (mut left, mut histories) = (HashMap::new(), HashMap::new());
     for (seed, length) in (0_u32..).zip(LENGTHS) {
-        let tokens = (0..length).map(|at| (at * 37 + seed * 11) % 256).collect();
-        left.insert(scheduler.add(tokens, length as usize + 100), 14 + 3 * seed);
+        let tokens: Vec<u32> = (0..length).map(|at| (at * 37 + seed * 11) % 256).collect();
+        let sampling = Sampling { repetition_penalty: 1.2, ..Sampling::default() };
+        let history = History::new(&sampling, &tokens);
+        let id = scheduler.add(tokens, length as usize + 100);
+        left.insert(id, 14 + 3 * seed);
+        histories.insert(id, history);
     }
     for gpu in &mut *gpus {
         gpu.keep(BLOCKS).unwrap();
@@ -64,7 +69,15 @@ fn answer_alike(gpus: &mut [Gpu; 2], who: &str) -> usize {
         let choice = |id: &u64| {
             let temperature = if id.is_multiple_of(3) { 0.0 } else { 1.0 };
             let uniform = uniform(*id, steps as u64);
-            let choice = Choice { temperature, top_p: 0.9, top_k: 0, min_p: 0.0, uniform };
+            // What is told of these grows from step to step, and isn't there at all of others.
+            let change = id.is_multiple_of(4).then(|| Change {
+                biases: vec![(7, 0.5)],
+                repetition: 1.2,
+                frequency: 0.1,
+                presence: 0.0,
+                history: histories[id].clone(),
+            });
+            let choice = Choice { temperature, top_p: 0.9, top_k: 0, min_p: 0.0, uniform, change };
             (*id != READS_LOGITS).then_some(choice)
         };
         let choices: Vec<_> = wanted.iter().map(choice).collect();
@@ -78,7 +91,7 @@ fn answer_alike(gpus: &mut [Gpu; 2], who: &str) -> usize {
         }
         for (row, id) in wanted.iter().enumerate() {
             let [(given, logits), other] = gpus.each_ref().map(|gpu| {
-                let mut logits = vec![0.0; gpu.config().vocabulary];
+                let mut logits = Vec::new();
                 (gpu.given(row, &mut logits), logits)
             });
             let token = match given {
@@ -87,6 +100,7 @@ fn answer_alike(gpus: &mut [Gpu; 2], who: &str) -> usize {
             };
             assert_eq!((given, logits), other, "{who}, step {steps}, {id}");
             scheduler.append(*id, token);
+            histories.get_mut(id).unwrap().see(token);
             let left = left.get_mut(id).unwrap();
             *left -= 1;
             if *left == 0 {
