@@ -65,8 +65,8 @@ pub(super) trait Executor: Debug + Send + Sync {
     /// Finishes the step that was begun first.
     fn finish(&mut self) -> Result<(), EngineError>;
 
-    /// What the step that was finished last gave for the `row`-th wanted row; logits take the place of what is in
-    /// `logits`, which a token leaves alone. They may be given where a token would do if the executor doesn't run ahead, and never the
-    /// other way round.
+    /// What the step that was finished last gave for the `row`-th wanted row; logits take the place of what
+    /// is in `logits`, which a token leaves alone. They may be given where a token would do if the executor
+    /// doesn't run ahead, and never the other way round.
     fn given(&self, row: usize, logits: &mut Vec<f32>) -> Given;
 }

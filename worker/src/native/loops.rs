@@ -73,7 +73,7 @@ pub(super) struct SwiGlu<'a> {
     /// The gates, a row of a panel each.
     pub(super) gates: &'a [[f32; PANEL]],
     /// What they gate.
-    pub(super) gated: &'a mut [[f32; PANEL]],
+    pub(super) values: &'a mut [[f32; PANEL]],
 }
 
 impl Loop for SwiGlu<'_> {
@@ -81,9 +81,9 @@ impl Loop for SwiGlu<'_> {
 
     #[inline(always)]
     fn run(self) {
-        for (gates, gated) in self.gates.iter().zip(self.gated) {
-            for (gate, gated) in gates.iter().zip(gated) {
-                *gated *= gate / (1.0 + exp(-gate));
+        for (gates, values) in self.gates.iter().zip(self.values) {
+            for (gate, value) in gates.iter().zip(values) {
+                *value *= gate / (1.0 + exp(-gate));
             }
         }
     }

@@ -199,11 +199,11 @@ impl Matrix {
             |scratch, (piece, places)| {
                 for (first, places) in (0..).step_by(GATED).zip(places.chunks_mut(GATED / height)) {
                     let count = GATED.min(rows - first);
-                    let (gates, gated) = scratch[..2 * count].split_at_mut(count);
+                    let (gates, values) = scratch[..2 * count].split_at_mut(count);
                     self.panel(2 * piece, tiles, first, gates);
-                    self.panel(2 * piece + 1, tiles, first, gated);
-                    vectorized(SwiGlu { gates, gated });
-                    let real = &gated[..count.min(tiles.rows - first)];
+                    self.panel(2 * piece + 1, tiles, first, values);
+                    vectorized(SwiGlu { gates, values });
+                    let real = &values[..count.min(tiles.rows - first)];
                     for (values, place) in real.chunks(height).zip(places) {
                         pack(piece, values, place);
                     }
@@ -397,9 +397,9 @@ mod tests {
             .flat_map(|row| {
                 let gate = |pair: usize| {
                     let gates = [*product.piece(row, 2 * pair)];
-                    let mut gated = [*product.piece(row, 2 * pair + 1)];
-                    vectorized(SwiGlu { gates: &gates, gated: &mut gated });
-                    gated[0]
+                    let mut values = [*product.piece(row, 2 * pair + 1)];
+                    vectorized(SwiGlu { gates: &gates, values: &mut values });
+                    values[0]
                 };
                 let pairs = down.depth.div_ceil(PANEL);
                 (0..pairs).flat_map(gate).take(down.depth).collect::<Vec<_>>()
@@ -431,9 +431,9 @@ mod tests {
             for count in [1, 7, GATED + 5] {
                 let tiles = rows(count, &gates);
                 let want = gated_plainly(&gates, &down, &tiles);
-                let (mut gated, mut got) = (Tiles::default(), Panels::default());
-                gates.gate(&tiles, &mut gated, down.intake());
-                down.multiply(&gated, &mut got);
+                let (mut packed, mut got) = (Tiles::default(), Panels::default());
+                gates.gate(&tiles, &mut packed, down.intake());
+                down.multiply(&packed, &mut got);
                 for (row, panel) in (0..count).flat_map(|row| [(row, 0), (row, 1)]) {
                     assert_eq!(got.piece(row, panel), want.piece(row, panel), "{row} of {count}");
                 }

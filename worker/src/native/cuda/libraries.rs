@@ -113,7 +113,7 @@ fn find_in(folders: &[PathBuf], major: u32) -> Result<Libraries, EngineError> {
         };
         return Err(EngineError::machine(format!(
             "{missing} of CUDA 12 to {major} can't be found on this machine: take an image that has \
-             them, such as nvidia/cuda:12.6.3-runtime-ubuntu24.04 or PyTorch's, install the Python packages \
+             them, such as nvidia/cuda:12.9.1-runtime-ubuntu24.04 or PyTorch's, install the Python packages \
              nvidia-cublas-cu12 and nvidia-cuda-nvrtc-cu12, or name their folders in {FOLDERS}"
         )));
     };
