@@ -161,14 +161,28 @@ fn sum_up(groups: &mut [Group], step: usize, zero: i32) {
     }
 }
 
+/// Rows of one length, packed.
+#[cfg(test)]
+pub(super) fn packed(rows: &[Vec<f32>], zero: i32) -> Bytes {
+    let mut bytes = Bytes::default();
+    let tiles = bytes.tiles(rows.len(), rows[0].len());
+    tiles.zip(rows.par_chunks(TILE)).for_each(|(tile, rows)| {
+        for (row, values) in rows.iter().enumerate() {
+            quantise(values, row, zero, tile);
+        }
+    });
+    bytes
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_row_as_bytes_is_off_by_half_a_step_at_most() {
-        let rows = rows(1, 4 * GROUP);
-        let bytes = bytes(&rows, 8);
+        let row = (0..4 * GROUP).map(|index| (index as f32 * 7.0).sin() * 3.0).collect();
+        let rows = [row];
+        let bytes = packed(&rows, 8);
         for (group, values) in bytes.data.iter().zip(rows[0].chunks(GROUP)) {
             let codes = group.codes.as_flattened();
             assert!(codes.iter().any(|code| code.unsigned_abs() == 127), "{codes:?}");

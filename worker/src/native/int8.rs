@@ -182,6 +182,7 @@ fn widened(bits: Option<&[u16; PANEL]>) -> [f32; PANEL] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::native::bytes::{Bytes, packed, padded};
 
     /// Weights without a pattern.
     struct Weights {
@@ -238,18 +239,6 @@ mod tests {
         (0..count).map(|row| (0..depth).map(|index| value(row, index)).collect()).collect()
     }
 
-    fn bytes(rows: &[Vec<f32>], zero: i32) -> Bytes {
-        let mut bytes = Bytes::default();
-        bytes.tiles(rows.len(), rows[0].len()).zip(rows.par_chunks(TILE)).for_each(
-            |(tile, rows)| {
-                for (row, values) in rows.iter().enumerate() {
-                    quantise(values, row, zero, tile);
-                }
-            },
-        );
-        bytes
-    }
-
     #[test]
     fn a_product_has_the_bits_of_a_plain_sum_whatever_computes_it() {
         // The second are more than are gone through at once.
@@ -259,7 +248,7 @@ mod tests {
             let weights = Weights::new(groups, halves, zero, with_offsets);
             for count in [1, 2, 3, 6, 7, 13] {
                 let rows = rows(count, groups * GROUP);
-                let bytes = bytes(&rows, zero);
+                let bytes = packed(&rows, zero);
                 let mut got = vec![[f32::NAN; PANEL]; padded(count)];
                 let mut floats = got.clone();
                 multiply(weights.panel(), bytes.from(0), &mut got);
@@ -305,7 +294,7 @@ mod tests {
             let mut row = vec![0.0; GROUP];
             row[3] = value;
             let mut out = [[0.0; PANEL]];
-            multiply(weights.panel(), bytes(&[row], 128).from(0), &mut out);
+            multiply(weights.panel(), packed(&[row], 128).from(0), &mut out);
             assert!(out[0].iter().all(|sum| sum.is_finite() == finite), "{value}: {out:?}");
         }
     }
