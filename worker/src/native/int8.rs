@@ -252,7 +252,7 @@ mod tests {
                 let mut got = vec![[f32::NAN; PANEL]; padded(count)];
                 let mut floats = got.clone();
                 multiply(weights.panel(), bytes.from(0), &mut got);
-                in_floats(weights.panel(), groups, &bytes.data, &mut floats);
+                in_floats(weights.panel(), groups, bytes.from(0).data, &mut floats);
                 assert_eq!(got, floats, "{count} rows, {halves} {zero}");
                 for (row, got) in got.iter().enumerate().take(count) {
                     for (column, got) in got.iter().enumerate() {
@@ -267,7 +267,7 @@ mod tests {
 
     /// One element of the product, by the definition.
     fn plain(weights: &Weights, bytes: &Bytes, groups: usize, row: usize, column: usize) -> f32 {
-        let tile = bytes.data.chunks(TILE * groups).nth(row / TILE).unwrap();
+        let tile = bytes.from(0).data.chunks(TILE * groups).nth(row / TILE).unwrap();
         let width = tile.len() / groups;
         let float = |bits: u16| half::f16::from_bits(bits).to_f32();
         (0..groups).fold(0.0_f32, |sum, index| {

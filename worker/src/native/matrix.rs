@@ -416,7 +416,7 @@ mod tests {
     #[test]
     fn products_gated_on_their_way_are_those_gated_afterwards() {
         // A width that isn't of whole panels is one of floats.
-        for (kept, width) in [(Kept::Stored, 96), (Kept::F32, 72), (Kept::F16, 72)] {
+        for (kept, width) in [(Kept::Stored, 96_usize), (Kept::F32, 72), (Kept::F16, 72)] {
             let pairs = width.div_ceil(PANEL);
             let place = |column: usize| {
                 let row = column / PANEL / 2 * PANEL + column % PANEL;
