@@ -115,7 +115,8 @@ mod tests {
         };
         let mut logits = [-1.0, 2.0, 4.0, 5.0, 4.0, 4.0, 4.0, -3.0, 4.0, 8.0];
         change.apply(&mut logits);
-        assert_eq!(logits, [-2.75, 1.0, 4.0, 2.25, 4.0, 4.0, 4.0, -6.0, 4.0, 2.75]);
+        let wanted = [-2.75, 1.0, 4.0, 2.25, 4.0, 4.0, 4.0, -6.0, 4.0, 2.75_f32];
+        assert_eq!(logits.map(f32::to_bits), wanted.map(f32::to_bits));
     }
 
     #[test]

@@ -54,7 +54,9 @@ fn choose(choice: &Choice, last: Option<u32>, logits: &[f32]) -> u32 {
     let Choice { temperature, top_p, top_k, min_p, uniform, change } = choice.clone();
     let mut logits = logits.to_vec();
     if let Some(mut change) = change {
-        last.into_iter().for_each(|token| change.history.see(token));
+        if let Some(token) = last {
+            change.history.see(token);
+        }
         change.apply(&mut logits);
     }
     let sampling = Sampling { temperature, top_p, top_k, min_p, ..Sampling::default() };

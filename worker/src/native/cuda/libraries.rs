@@ -192,7 +192,9 @@ mod tests {
     fn a_driver_that_the_loader_doesnt_know_is_found() {
         let root = tempfile::tempdir().expect("a folder");
         let folders = ["one", "two"].map(|name| root.path().join(name));
-        folders.iter().for_each(|folder| fs::create_dir(folder).expect("it is new"));
+        for folder in &folders {
+            fs::create_dir(folder).expect("it is new");
+        }
         assert_eq!(driver_in(&folders), None);
         let library = folders[1].join("libcuda.so.1");
         fs::write(&library, "").expect("there is room");

@@ -153,7 +153,7 @@ fn many_tokens_of_one_kind_are_added_up_in_full() {
         gpu.device.write(gpu.buffers.logits, &word_bytes(&logits.repeat(4))).unwrap();
         let limits = [(0, 0.9), (0, 0.3), (100_000, 1.0), (120_000, 0.7)];
         let samplings =
-            limits.map(|(top_k, top_p)| Sampling { top_k, top_p, ..Sampling::default() });
+            limits.map(|(top_k, top_p)| Sampling { top_p, top_k, ..Sampling::default() });
         let choice = |sampling: &Sampling| Some(sampling.choice(5, &History::default()));
         choose(&mut gpu, &Batch::default(), &samplings.each_ref().map(choice));
         for (row, sampling) in samplings.iter().enumerate() {

@@ -69,7 +69,9 @@ fn logits_are_changed_as_the_processor_changes_them() {
                     let mut history = History::new(sampling, &tokens(row, row % 4 * 30));
                     // Row 6 begins an answer, row 7 has a long one.
                     let answer = tokens(row + row % 2, [0, 900, 3, 40, 2][row % 5]);
-                    answer.iter().for_each(|token| history.note(sampling, *token));
+                    for token in answer {
+                        history.note(sampling, token);
+                    }
                     history
                 })
                 .collect();
@@ -94,7 +96,8 @@ fn logits_are_changed_as_the_processor_changes_them() {
                 let who = format!("{name}, {penalties:?}, {row}");
                 for (token, (got, wanted)) in got.as_chunks().0.iter().zip(&own).enumerate() {
                     let got = f32::from_le_bytes(*got);
-                    let are_same = got == *wanted || (got.is_nan() && wanted.is_nan());
+                    let are_same =
+                        got.to_bits() == wanted.to_bits() || (got.is_nan() && wanted.is_nan());
                     assert!(are_same, "{who}, {token}: {got}, not {wanted}");
                 }
                 let is_number = own.iter().any(|logit| logit.is_finite());
