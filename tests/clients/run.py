@@ -76,7 +76,8 @@ def prepare(folder: pathlib.Path) -> pathlib.Path | None:
 
 
 def build() -> pathlib.Path:
-    build = ["cargo", "build", "-p", "providers", "--features", "testkit", "--bin", "fakecloud"]
+    # As the tests are built: with other features all that it stands on would be built once more.
+    build = ["cargo", "build", "--workspace", "--all-features", "--locked", "--bin", "fakecloud"]
     subprocess.run(build, cwd=ROOT, check=True)
     return ROOT / "target" / "debug" / "fakecloud"
 
