@@ -1,6 +1,8 @@
 //! Queries, keys, values and attention, over ragged batches.
 
-use super::{Opener, gpus, half_bytes, noise, read_halves, rounded, stored, word_bytes};
+use super::{
+    Opener, gpus, half_bytes, no_weights, noise, read_halves, rounded, stored, word_bytes,
+};
 use crate::native::{
     attention::{self, Span},
     config::Config,
@@ -236,20 +238,11 @@ fn normalises(hidden: usize, open: &Opener, who: &str) {
     let shape = Shape { head_dim: 32, group: 1, half: case.half };
     let Some(mut device) = open(shape) else { return };
     let config = Config { hidden, ..case.config() };
-    let nothing = Memory { address: 0, bytes: 0 };
     let [weight, bias] = [noise(1, hidden), noise(2, hidden)];
     let [weights, biases] =
         [&weight, &bias].map(|values| stored(&mut *device, &word_bytes(values)));
-    let all = Weights {
-        embedding: nothing,
-        output: nothing,
-        norm: nothing,
-        frequencies: nothing,
-        layers: Vec::new(),
-        bytes: 0,
-    };
     let bounds = Bounds { sequences: 8, tokens: 64 };
-    let mut gpu = Gpu::new(device, config, shape, all, bounds).unwrap();
+    let mut gpu = Gpu::new(device, config, shape, no_weights(), bounds).unwrap();
     let residual = noise(3, 5 * hidden);
     let product: Vec<f32> =
         noise(4, 5 * hidden).iter().map(|value| rounded(case.half, *value)).collect();

@@ -1,14 +1,13 @@
 //! Tokens chosen by the GPU.
 
-use super::{Opener, gpus, noise, word_bytes};
+use super::{Opener, gpus, no_weights, noise, word_bytes};
 use crate::{
     engine::EngineError,
     native::{
         config::Config,
         cuda::{
-            device::{Half, Memory, Shape},
+            device::{Half, Shape},
             model::Gpu,
-            weights::Weights,
         },
         executor::{Choice, Executor, Given},
         model::Batch,
@@ -83,17 +82,8 @@ pub(super) fn logits(vocabulary: usize, row: usize) -> Vec<f32> {
 pub(super) fn model(vocabulary: usize, open: &Opener) -> Option<Result<Gpu, EngineError>> {
     let shape = Shape { head_dim: 32, group: 1, half: Half::Bf16 };
     let device = open(shape)?;
-    let nothing = Memory { address: 0, bytes: 0 };
-    let weights = Weights {
-        embedding: nothing,
-        output: nothing,
-        norm: nothing,
-        frequencies: nothing,
-        layers: Vec::new(),
-        bytes: 0,
-    };
     let bounds = Bounds { sequences: ROWS, tokens: 128 };
-    Some(Gpu::new(device, config(vocabulary), shape, weights, bounds))
+    Some(Gpu::new(device, config(vocabulary), shape, no_weights(), bounds))
 }
 
 /// Chooses a token for each row of the logits that are there.

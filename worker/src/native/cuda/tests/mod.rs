@@ -13,6 +13,7 @@ use super::{
     driver::Driver,
     emulated::{Emulated, skipped},
     guarded,
+    weights::Weights,
 };
 use crate::engine::EngineError;
 use half::{bf16, f16};
@@ -51,6 +52,19 @@ fn a_library_that_isnt_whole_is_its_machines_fault() {
     assert_eq!(error.fault, Fault::Machine);
     assert!(error.reason.contains("incomplete (no symbol cublasLtMatmul)"), "{error}");
     guarded(|| Ok(())).unwrap();
+}
+
+/// Those of a model of which only what needs none is run.
+fn no_weights() -> Weights {
+    let nothing = Memory { address: 0, bytes: 0 };
+    Weights {
+        embedding: nothing,
+        output: nothing,
+        norm: nothing,
+        frequencies: nothing,
+        layers: Vec::new(),
+        bytes: 0,
+    }
 }
 
 /// Numbers from -1 to 1.
