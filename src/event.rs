@@ -362,7 +362,7 @@ pub struct Summary {
     pub seconds: f64,
     /// Seconds of it until the first completion was on disk.
     pub seconds_to_first: Option<f64>,
-    /// Tokens a second, in and out, from the first completion of this session to its last.
+    /// Tokens a second, in and out, from when this session's first engine was up to its last completion.
     pub tokens_per_second: f64,
     /// What the whole run has cost, at most.
     pub cost: Usd,

@@ -74,18 +74,21 @@ pub(super) struct Tally {
     pub(super) tokens_out: u64,
     /// Tokens of this session alone.
     session_tokens: u64,
+    /// When this session's first engine was up.
+    ready: Option<Instant>,
     /// When this session's first completion was on disk.
     pub(super) first: Option<Instant>,
     last: Option<Instant>,
 }
 
 impl Tally {
-    /// Tokens a second, in and out, from this session's first completion to its last.
+    /// Tokens a second, in and out, from when this session's first engine was up to its last completion.
+    /// The first completions may come all at once, and be the last.
     pub(super) fn tokens_per_second(&self) -> f64 {
-        let (Some(first), Some(last)) = (self.first, self.last) else {
+        let (Some(ready), Some(last)) = (self.ready.or(self.first), self.last) else {
             return 0.0;
         };
-        let seconds = last.duration_since(first).as_secs_f64();
+        let seconds = last.duration_since(ready).as_secs_f64();
         if seconds < 0.001 { 0.0 } else { self.session_tokens as f64 / seconds }
     }
 }
@@ -402,5 +405,21 @@ async fn wait(durable: &mut Durable, ticket: Option<Ticket>) -> Result<(), Resul
     match ticket {
         Some(ticket) => durable.wait(ticket).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn completions_that_came_all_at_once_have_a_rate() {
+        let ready = Instant::now();
+        let at = Some(ready + Duration::from_secs(2));
+        let tally = Tally { session_tokens: 600, first: at, last: at, ..Tally::default() };
+        let known = Tally { ready: Some(ready), ..tally.clone() };
+        assert!((known.tokens_per_second() - 300.0).abs() < 1e-6);
+        assert!(tally.tokens_per_second().abs() < 1e-6, "nobody knows since when");
+        assert!(Tally { last: None, ..known }.tokens_per_second().abs() < 1e-6);
     }
 }

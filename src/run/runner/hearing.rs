@@ -44,6 +44,7 @@ impl Runner<'_> {
                 }
             }
             Said::Ready(facts) => {
+                self.tally.ready.get_or_insert_with(Instant::now);
                 let engine = facts.name.clone();
                 held.engine = Some(facts);
                 let (waiting, running, tokens_per_second, hungry) = (0, 0, 0.0, 0.0);
