@@ -79,6 +79,17 @@ const TENSORRT: [Run; 16] = [
     (MIXTURE, "RTX PRO 6000", 1, Fp4, 2048.0, 128.0, 2048, 25.4),
 ];
 
+/// Our own on one card: `cargo bench -p worker --bench native -- gpu`, November 2026.
+const NATIVE: [Run; 7] = [
+    (LLAMA8, "H100 SXM", 1, Bf16, 1000.0, 200.0, 512, 23.35),
+    (LLAMA8, "H100 SXM", 1, Bf16, 100.0, 10.0, 512, 358.0),
+    (LLAMA8, "H100 SXM", 1, Bf16, 1000.0, 200.0, 1, 0.675),
+    (LLAMA8, "H200", 1, Bf16, 1000.0, 200.0, 512, 26.98),
+    (LLAMA8, "H200", 1, Bf16, 100.0, 10.0, 512, 384.0),
+    (LLAMA8, "H200", 1, Bf16, 1000.0, 200.0, 1, 0.870),
+    (LLAMA8, "H200", 1, Bf16, 8000.0, 20.0, 512, 3.64),
+];
+
 /// The modelled speed over the published one.
 fn ratio(engine: &str, run: &Run) -> f64 {
     let &(model, card, count, weights, input, output, at_once, published) = run;
@@ -134,6 +145,15 @@ fn of_tensorrt_the_median_is_within_20_percent() {
     let (table, median, worst) = errors("tensorrt-llm", &TENSORRT);
     say("TensorRT-LLM", &TENSORRT, median, worst);
     assert!(median < 1.2 && worst < 2.4, "median {median:.3}, worst {worst:.2}\n{table}");
+}
+
+#[test]
+fn of_our_own_on_a_gpu_none_is_off_by_10_percent_but_that_of_long_prompts() {
+    let (table, median, worst) = errors("native-cuda", &NATIVE);
+    say("native on a GPU", &NATIVE, median, worst);
+    assert!(worst < 1.4, "worst {worst:.2}\n{table}");
+    let (table, _, worst) = errors("native-cuda", &NATIVE[..6]);
+    assert!(worst < 1.1, "of the shorter ones: {worst:.2}\n{table}");
 }
 
 /// What the article's job takes, as linear fits through two published lengths of one source say.

@@ -38,8 +38,8 @@ struct Run {
     sampling: Value,
 }
 
-/// What models advise to be sampled with, each beside plain draws, and what a GPU is quick or slow at: one prompt at
-/// a time, and many short ones.
+/// What models advise to be sampled with, each beside plain draws, and what a GPU is quick or slow at: many short
+/// prompts, long ones, whose attention takes as long as all the rest, and one prompt at a time.
 fn runs() -> Vec<Run> {
     let plain = || json!({"temperature": 1});
     let run = |name, sampling| Run { name, tokens: [1000, 200], one_in: 4, batch: None, sampling };
@@ -50,6 +50,7 @@ fn runs() -> Vec<Run> {
         run("repetition penalty", json!({"temperature": 0.7, "repetition_penalty": 1.05})),
         run("log-probabilities", json!({"temperature": 1, "logprobs": 1})),
         Run { tokens: [100, 10], one_in: 1, ..run("short prompts", plain()) },
+        Run { tokens: [8000, 20], one_in: 32, ..run("long prompts", plain()) },
         Run { one_in: 512, batch: Some(1), ..run("one at a time", plain()) },
         Run {
             one_in: 512,
@@ -65,8 +66,8 @@ const INTERMEDIATE: usize = 14_336;
 const KV_WIDTH: usize = 1024;
 const VOCABULARY: usize = 128_256;
 
-/// Measures, where there is a GPU.
-pub(crate) fn measure(layers: usize, prompts: usize, peak_tflops: f64) {
+/// Measures, where there is a GPU: all runs, or those that are named, with commas between.
+pub(crate) fn measure(layers: usize, prompts: usize, peak_tflops: f64, only: Option<&str>) {
     let folder = tempfile::tempdir().expect("there is room for a folder");
     SmallModel::new("llama", json!({})).write(folder.path(), 1);
     if let Err(error) = load(folder.path(), None) {
@@ -74,7 +75,8 @@ pub(crate) fn measure(layers: usize, prompts: usize, peak_tflops: f64) {
         return;
     }
     write_model(folder.path(), layers);
-    for (index, run) in runs().iter().enumerate() {
+    let is_meant = |run: &Run| only.is_none_or(|only| only.split(',').any(|name| name == run.name));
+    for (index, run) in runs().iter().filter(|run| is_meant(run)).enumerate() {
         let start = Instant::now();
         let engine = load(folder.path(), run.batch).expect("it fits onto the GPU");
         let facts = engine.facts();

@@ -14,10 +14,10 @@
 //! `logprobs`): then a table says how far off the engine's are.
 //!
 //! `cargo bench -p worker --bench native -- gpu` measures a GPU instead, with a model of Llama-3.1-8B's shape
-//! that it writes first (16 GB): plain draws, what models advise to be sampled with, short prompts, and one prompt
-//! at a time. `PIECEWORK_BENCH_PROMPTS` says how many prompts the first has (2048), others fewer,
-//! `PIECEWORK_BENCH_LAYERS` how many layers (32), and `PIECEWORK_BENCH_TFLOPS` what the card can do at
-//! most (790, as measured on an H200).
+//! that it writes first (16 GB): plain draws, what models advise to be sampled with, short prompts, long ones, and one
+//! prompt at a time. `PIECEWORK_BENCH_PROMPTS` says how many prompts the first has (2048), others fewer,
+//! `PIECEWORK_BENCH_LAYERS` how many layers (32), `PIECEWORK_BENCH_TFLOPS` what the card can do at
+//! most (790, as measured on an H200), and `PIECEWORK_BENCH_RUNS` which of them are run (`plain,top_p`).
 //!
 //! `scripts/llama-bench-build` builds llama.cpp from what a package index has, and
 //! `benches/models.py` makes files of one model in several formats.
@@ -61,6 +61,7 @@ fn main() {
             number("PIECEWORK_BENCH_LAYERS").unwrap_or(32),
             number("PIECEWORK_BENCH_PROMPTS").unwrap_or(2048),
             number("PIECEWORK_BENCH_TFLOPS").unwrap_or(790) as f64,
+            variable("PIECEWORK_BENCH_RUNS").as_deref(),
         );
     }
     let model = argument.or_else(|| variable("PIECEWORK_BENCH_MODEL")).map(PathBuf::from);

@@ -24,11 +24,12 @@ const SYSTEM: [&str; 8] = [
 ];
 
 /// Where Pythons have packages.
-const PYTHONS: [&str; 8] = [
+const PYTHONS: [&str; 9] = [
     "/usr/local/lib/python3*/*-packages",
     "/usr/lib/python3*/*-packages",
     "/usr/lib/python3/dist-packages",
     "/opt/*/lib/python3*/site-packages",
+    "/opt/*/*venv*/lib/python3*/site-packages",
     "/venv/*/lib/python3*/site-packages",
     "/*venv*/lib/python3*/site-packages",
     "/root/*/lib/python3*/site-packages",
