@@ -415,8 +415,14 @@ mod tests {
 
     #[test]
     fn products_gated_on_their_way_are_those_gated_afterwards() {
-        // A width that isn't of whole panels is one of floats.
-        for (kept, width) in [(Kept::Stored, 96_usize), (Kept::F32, 72), (Kept::F16, 72)] {
+        // Tiles of bytes are of other heights than those of floats. A width that isn't of whole panels is one of floats.
+        for (kept, down_kept, width) in [
+            (Kept::Stored, Kept::Stored, 96_usize),
+            (Kept::F32, Kept::F32, 72),
+            (Kept::F16, Kept::F16, 72),
+            (Kept::Stored, Kept::F32, 96),
+            (Kept::F32, Kept::Stored, 96),
+        ] {
             let pairs = width.div_ceil(PANEL);
             let place = |column: usize| {
                 let row = column / PANEL / 2 * PANEL + column % PANEL;
@@ -425,9 +431,9 @@ mod tests {
             let both = [tensor(GgmlDType::Q8_0, width, 64), tensor(GgmlDType::Q8_0, width, 64)];
             let both = both.each_ref();
             let gates = Matrix::load(kept, 2 * pairs * PANEL, &both, place).unwrap();
-            let format = if kept == Kept::Stored { GgmlDType::Q4_1 } else { GgmlDType::F32 };
+            let format = if down_kept == Kept::Stored { GgmlDType::Q4_1 } else { GgmlDType::F32 };
             let down = tensor(format, 40, width);
-            let down = Matrix::load(kept, 40, &[&down], |column| Some((0, column))).unwrap();
+            let down = Matrix::load(down_kept, 40, &[&down], |column| Some((0, column))).unwrap();
             for count in [1, 7, GATED + 5] {
                 let tiles = rows(count, &gates);
                 let want = gated_plainly(&gates, &down, &tiles);
