@@ -39,7 +39,7 @@ struct Run {
 }
 
 /// What models advise to be sampled with, each beside plain draws, and what a GPU is quick or slow at: many short
-/// prompts, long ones, whose attention takes as long as all the rest, and one prompt at a time.
+/// prompts, long ones, which are a third attention, and one prompt at a time.
 fn runs() -> Vec<Run> {
     let plain = || json!({"temperature": 1});
     let run = |name, sampling| Run { name, tokens: [1000, 200], one_in: 4, batch: None, sampling };
